@@ -1,0 +1,176 @@
+//! `init`: from a custom resource's empty shards to a service whose workers can start. Running it again changes nothing.
+
+use std::path::PathBuf;
+
+use rdkafka::consumer::BaseConsumer;
+use rdkafka::error::KafkaError;
+use shardlane_runtime::config::{ConfigError, ServiceConfig, roles};
+use shardlane_runtime::database::BadAddress;
+use shardlane_runtime::hint::Hint;
+use shardlane_runtime::kafka;
+use shardlane_runtime::process::{Backoff, with_causes};
+use shardlane_runtime::producer::{Outgoing, Producer};
+use shardlane_runtime::service::Schema;
+
+use crate::first::{First, Found, Misplaced, owns, plan};
+use crate::shards::{Shard, address};
+use crate::topics::{self, TopicError};
+
+/// What `init` is told.
+#[derive(Clone, Debug)]
+pub struct InitOptions {
+    /// The service.
+    pub config: ServiceConfig,
+    /// The service's tables.
+    pub schema: Schema,
+    /// Identity of the first placement; a second run with it goes on where the first one stopped.
+    pub plan_id: String,
+    /// Number of shards.
+    pub partitions: u32,
+    /// Folder with a folder for each shard.
+    pub shards: PathBuf,
+}
+
+/// Why a service cannot be prepared.
+#[derive(Debug, thiserror::Error)]
+pub enum InitError {
+    /// The configuration is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A shard's Secret is not mounted.
+    #[error("a shard's address is missing: {path}: {source}; its Secret needs the key \"uri\"", path = path.display())]
+    NoAddress {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A shard's Secret is wrong.
+    #[error("the Secret of partition {partition}: {source}")]
+    BadAddress {
+        /// The partition.
+        partition: u32,
+        /// What is wrong.
+        source: BadAddress,
+    },
+    /// A database is somebody else's.
+    #[error(
+        "the database of partition {partition} belongs to partition {found_partition} of the service with id \
+         {found_id:?}, not to this service ({id:?}); give this partition an empty database or its own"
+    )]
+    Foreign {
+        /// The partition.
+        partition: u32,
+        /// Whose the database is.
+        found_id: String,
+        /// Whose the database is.
+        found_partition: i32,
+        /// This service.
+        id: String,
+    },
+    /// The slots cannot be placed.
+    #[error(transparent)]
+    Misplaced(#[from] Misplaced),
+    /// The topics cannot be used.
+    #[error(transparent)]
+    Topics(#[from] TopicError),
+    /// A shard did not answer, or not well.
+    #[error("Postgres: {0}")]
+    Shard(#[from] sqlx::Error),
+    /// Kafka did not answer, or not well.
+    #[error("Kafka: {0}")]
+    Kafka(#[from] KafkaError),
+    /// A hint could not be written as JSON.
+    #[error("cannot write a hint: {0}")]
+    Json(#[from] serde_json::Error),
+}
+
+impl InitError {
+    /// Whether it is worth trying again without anybody doing anything.
+    pub fn passes(&self) -> bool {
+        match self {
+            Self::Shard(error) => !matches!(error, sqlx::Error::Database(_)) || starting(error),
+            Self::Kafka(_) => true,
+            Self::Topics(error) => error.passes(),
+            _ => false,
+        }
+    }
+}
+
+/// A server that starts, stops or is full refuses with a class of its own: 57 and 53 (PostgreSQL, appendix A).
+fn starting(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    code.is_some_and(|code| code.starts_with("57") || code.starts_with("53") || code.starts_with("08"))
+}
+
+/// Prepares a service; tries again for ever while the cause may pass by itself.
+pub async fn init(options: &InitOptions) -> Result<(), InitError> {
+    let mut backoff = Backoff::default();
+    loop {
+        match attempt(options).await {
+            Err(error) if error.passes() => {
+                tracing::warn!(reason = with_causes(&error), "not yet; trying again");
+                tokio::time::sleep(backoff.next()).await;
+            }
+            result => return result,
+        }
+    }
+}
+
+async fn attempt(options: &InitOptions) -> Result<(), InitError> {
+    let InitOptions { config, schema, plan_id, partitions, shards: folder } = options;
+    topics::prepare(config).await?;
+    tracing::info!(topics = config.topics.len(), "topics are there");
+
+    let mut shards = Vec::new();
+    let mut found = Vec::new();
+    for partition in 0..*partitions {
+        let connection = address(folder, partition)?.connect().await?;
+        let mut shard = Shard { partition, connection };
+        shard.prepare(config, schema).await?;
+        found.extend(shard.slots().await?);
+        shards.push(shard);
+    }
+    tracing::info!(shards = shards.len(), "tables are there");
+
+    if let First::Write(write) = plan(&found, *partitions, config.max_partitions, plan_id)? {
+        for shard in &mut shards {
+            let slots = write.get(&shard.partition).map_or(&[][..], Vec::as_slice);
+            shard.write_slots(plan_id, &starts(config, schema, slots)?).await?;
+        }
+        tracing::info!(slots = config.max_partitions, "slots are placed");
+    }
+    let mut placed = Vec::new();
+    for shard in &mut shards {
+        placed.extend(shard.slots().await?);
+    }
+    publish_hints(config, &placed).await
+}
+
+/// Where the log of each slot starts.
+fn starts(config: &ServiceConfig, schema: &Schema, slots: &[u32]) -> Result<Vec<(u32, i64)>, InitError> {
+    let topic = &config.topic(&schema.input)?.name;
+    let consumer: BaseConsumer = kafka::client(&config.kafka, &format!("{}-mover", config.name)).create()?;
+    slots.iter().map(|slot| Ok((*slot, kafka::watermarks(&consumer, topic, *slot)?.0))).collect()
+}
+
+/// Repeats who owns what where gateways and people read it.
+async fn publish_hints(config: &ServiceConfig, placed: &[Found]) -> Result<(), InitError> {
+    let topic = &config.topic(roles::SLOTS)?.name;
+    let name = format!("{}-mover", config.name);
+    let producer = Producer::new(&kafka::lasting_producer(&config.kafka, &name))?;
+    let mut records = Vec::new();
+    for Found { slot, partition, epoch, .. } in placed.iter().filter(|row| owns(&row.state)) {
+        let hint = Hint { slot: *slot, partition: *partition, epoch: *epoch };
+        records.push(Outgoing {
+            topic: topic.clone(),
+            slot: 0,
+            key: Some(hint.key()),
+            value: Some(serde_json::to_vec(&hint)?),
+            headers: Vec::new(),
+        });
+    }
+    producer.publish_all(&records).await?;
+    tracing::info!(slots = records.len(), "owners are published");
+    Ok(())
+}

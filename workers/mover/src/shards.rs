@@ -1,0 +1,93 @@
+//! The shards of a service as the mover reaches them: one mounted folder each.
+
+use std::path::Path;
+
+use shardlane_runtime::config::ServiceConfig;
+use shardlane_runtime::database::{ShardAddress, within};
+use shardlane_runtime::service::Schema;
+use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
+
+use crate::first::Found;
+use crate::init::InitError;
+
+/// A shard, connected.
+pub struct Shard {
+    /// Whose it is.
+    pub partition: u32,
+    /// The connection.
+    pub connection: PgConnection,
+}
+
+/// Where a shard is: the folder of its number has the file `uri`.
+pub fn address(folder: &Path, partition: u32) -> Result<ShardAddress, InitError> {
+    let path = folder.join(partition.to_string()).join("uri");
+    let uri = std::fs::read_to_string(&path).map_err(|source| InitError::NoAddress { path, source })?;
+    ShardAddress::parse(&uri).map_err(|source| InitError::BadAddress { partition, source })
+}
+
+impl Shard {
+    /// Makes the tables, and says in the shard whose it is.
+    pub async fn prepare(&mut self, config: &ServiceConfig, schema: &Schema) -> Result<(), InitError> {
+        within(async {
+            let mut tx = self.connection.begin().await?;
+            // Two movers at once, after a node was lost, take turns.
+            sqlx::query("SELECT pg_advisory_xact_lock(7362514)").execute(&mut *tx).await?;
+            // The text comes from the service's own image.
+            sqlx::raw_sql(AssertSqlSafe(schema.ddl.clone())).execute(&mut *tx).await?;
+            let partition = self.partition.cast_signed();
+            sqlx::query("INSERT INTO shard (service_id, partition) VALUES ($1, $2) ON CONFLICT DO NOTHING")
+                .bind(&config.id)
+                .bind(partition)
+                .execute(&mut *tx)
+                .await?;
+            let row = sqlx::query("SELECT service_id, partition FROM shard").fetch_one(&mut *tx).await?;
+            let (found_id, found_partition): (String, i32) = (row.get(0), row.get(1));
+            if (&found_id, found_partition) != (&config.id, partition) {
+                return Err(InitError::Foreign {
+                    partition: self.partition,
+                    found_id,
+                    found_partition,
+                    id: config.id.clone(),
+                });
+            }
+            Ok(tx.commit().await?)
+        })
+        .await
+    }
+
+    /// The slots that the shard knows.
+    pub async fn slots(&mut self) -> sqlx::Result<Vec<Found>> {
+        let rows = within(
+            sqlx::query("SELECT slot, state, attempt, epoch FROM slot ORDER BY slot").fetch_all(&mut self.connection),
+        )
+        .await?;
+        let found = |row: &sqlx::postgres::PgRow| Found {
+            partition: self.partition,
+            slot: row.get::<i32, _>(0).unsigned_abs(),
+            state: row.get(1),
+            attempt: row.get(2),
+            epoch: row.get(3),
+        };
+        Ok(rows.iter().map(found).collect())
+    }
+
+    /// Writes the first slots, to be read from these offsets. Worker and mover see them at once or not at all.
+    pub async fn write_slots(&mut self, plan_id: &str, slots: &[(u32, i64)]) -> sqlx::Result<()> {
+        within(async {
+            let mut tx = self.connection.begin().await?;
+            sqlx::query("UPDATE shard SET slots_version = slots_version + 1").execute(&mut *tx).await?;
+            sqlx::query(
+                "INSERT INTO slot (slot, state, attempt, next_offset)
+                 SELECT slot, 'active', $1, next_offset FROM UNNEST($2::int[], $3::bigint[]) AS s(slot, next_offset)
+                 ON CONFLICT DO NOTHING",
+            )
+            .bind(plan_id)
+            .bind(slots.iter().map(|(slot, _)| slot.cast_signed()).collect::<Vec<_>>())
+            .bind(slots.iter().map(|(_, offset)| *offset).collect::<Vec<_>>())
+            .execute(&mut *tx)
+            .await?;
+            tx.commit().await
+        })
+        .await
+    }
+}

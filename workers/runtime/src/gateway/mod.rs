@@ -1,0 +1,89 @@
+//! What every gateway needs: taking requests to Kafka, waiting for their outcomes, reading from workers, and guarding
+//! the door.
+
+mod door;
+mod problem;
+mod reads;
+mod replies;
+mod slots;
+mod tail;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rdkafka::error::KafkaError;
+use shardlane_config::ServiceConfig;
+
+pub use door::{Door, DoorOptions};
+pub use problem::{Problem, json_body};
+pub use reads::{Answer, Reads, shard_error};
+pub use replies::{Replies, Waiting};
+pub use slots::SlotMap;
+pub use tail::{Start, tail};
+
+use crate::health::Health;
+use crate::intake::Keyspace;
+use crate::kafka;
+use crate::producer::{Outgoing, Producer};
+
+/// How long a record may take to be acknowledged before the user hears 503.
+const KAFKA_PATIENCE: Duration = Duration::from_secs(10);
+
+/// A gateway's way into Kafka and its way to the workers.
+pub struct Gateway {
+    /// The service.
+    pub config: Arc<ServiceConfig>,
+    /// How its keys are spread.
+    pub keyspace: Keyspace,
+    /// Reads from workers.
+    pub reads: Reads,
+    producer: Producer,
+}
+
+impl Gateway {
+    /// A gateway of a service; it is ready once it knows which partition owns which slot.
+    pub fn start(config: Arc<ServiceConfig>, health: &Health) -> Result<Self, GatewayError> {
+        let keyspace = Keyspace { partitioner: config.partitioner, slots: config.max_partitions };
+        let name = format!("{}-gateway", config.name);
+        let producer = Producer::new(&kafka::prompt_producer(&config.kafka, &name, KAFKA_PATIENCE))?;
+        let slots = SlotMap::follow(&config, health)?;
+        let reads = Reads::new(Arc::clone(&config), slots)?;
+        Ok(Self { config, keyspace, reads, producer })
+    }
+
+    /// Takes a request: it is in Kafka, on all its replicas, when this returns.
+    pub async fn submit(&self, role: &str, key: &[u8], value: Vec<u8>) -> Result<(), Problem> {
+        let topic = self.config.topic(role).map_err(|error| Problem::internal(&error))?;
+        let record = Outgoing {
+            topic: topic.name.clone(),
+            slot: self.keyspace.slot_of(key),
+            key: Some(key.to_vec()),
+            value: Some(value),
+            headers: Vec::new(),
+        };
+        self.producer.publish(&record).await.map(|_| ()).map_err(|error| {
+            tracing::warn!(%error, "Kafka did not take a record");
+            Problem::unavailable("Kafka does not take requests now; nothing was accepted, so try again with the same id")
+        })
+    }
+}
+
+/// Why a gateway cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum GatewayError {
+    /// Its configuration is wrong.
+    #[error(transparent)]
+    Config(#[from] shardlane_config::ConfigError),
+    /// A Kafka client could not be made.
+    #[error("cannot make a Kafka client: {0}")]
+    Kafka(#[from] KafkaError),
+    /// An HTTP client could not be made.
+    #[error("cannot make an HTTP client: {0}")]
+    Http(#[from] reqwest::Error),
+    /// Its metrics could not be made.
+    #[error("cannot make metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+    /// It cannot serve.
+    #[error(transparent)]
+    Serve(#[from] std::io::Error),
+}

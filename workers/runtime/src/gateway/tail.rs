@@ -1,0 +1,103 @@
+//! Following a whole topic, stateless: every partition, from its start or its end, on a thread of its own.
+
+use std::time::Duration;
+
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaResult;
+use rdkafka::{Offset, TopicPartitionList};
+use shardlane_config::{KafkaConfig, TopicConfig};
+
+use crate::health::Health;
+use crate::kafka;
+use crate::process::{Backoff, with_causes};
+use crate::reader::as_record;
+use crate::record::Record;
+
+/// From where a topic is followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// Everything that it holds; ready once that is read.
+    Beginning,
+    /// What comes from now on; ready at once.
+    End,
+}
+
+/// Follows a topic until the process ends. `part` of `health` is ready once the start is reached.
+///
+/// A record may come twice, after trouble; readers keep what they must only know once by its version.
+pub fn tail(
+    config: &KafkaConfig,
+    topic: &TopicConfig,
+    start: Start,
+    (health, part): (&Health, &'static str),
+    mut on_record: impl FnMut(&Record<'_>) + Send + 'static,
+) -> KafkaResult<()> {
+    let mut config = kafka::consumer(config, &format!("{}-{part}", topic.name));
+    // What is gone from a topic that is only followed need not be found again.
+    config.set("auto.offset.reset", if start == Start::Beginning { "earliest" } else { "latest" });
+    let consumer: BaseConsumer = config.create()?;
+    let (topic, health) = (topic.clone(), health.clone());
+    let run = move || {
+        let mut backoff = Backoff::default();
+        loop {
+            match follow(&consumer, &topic, start, &mut on_record, || {
+                health.ready(part);
+                backoff.reset();
+            }) {
+                Ok(never) => match never {},
+                Err(error) => health.waiting_for(part, format!("topic {}: {}", topic.name, with_causes(&error))),
+            }
+            std::thread::sleep(backoff.next());
+        }
+    };
+    std::thread::Builder::new()
+        .name(part.to_owned())
+        .spawn(run)
+        .map_err(|error| rdkafka::error::KafkaError::ClientCreation(error.to_string()))?;
+    Ok(())
+}
+
+/// Returns only with trouble; the caller starts again.
+fn follow(
+    consumer: &BaseConsumer,
+    topic: &TopicConfig,
+    start: Start,
+    on_record: &mut impl FnMut(&Record<'_>),
+    mut reached: impl FnMut(),
+) -> KafkaResult<std::convert::Infallible> {
+    let mut list = TopicPartitionList::new();
+    let mut missing = std::collections::BTreeMap::new();
+    for partition in 0..topic.partitions {
+        let (low, high) = kafka::watermarks(consumer, &topic.name, partition)?;
+        let from = if start == Start::Beginning { low } else { high };
+        list.add_partition_offset(&topic.name, partition.cast_signed(), Offset::Offset(from))?;
+        if from < high {
+            missing.insert(partition, high);
+        }
+    }
+    consumer.assign(&list)?;
+    loop {
+        if missing.is_empty() {
+            reached();
+        }
+        let Some(polled) = consumer.poll(Duration::from_millis(100)) else {
+            // A compacted log may end below its watermark, in a record that was cleaned away.
+            if !missing.is_empty() {
+                let position = consumer.position()?;
+                missing.retain(|partition, high| {
+                    position.find_partition(&topic.name, partition.cast_signed()).is_none_or(|at| match at.offset() {
+                        Offset::Offset(offset) => offset < *high,
+                        _ => true,
+                    })
+                });
+            }
+            continue;
+        };
+        let message = polled?;
+        let record = as_record(&message);
+        if missing.get(&record.slot).is_some_and(|high| record.offset + 1 >= *high) {
+            missing.remove(&record.slot);
+        }
+        on_record(&record);
+    }
+}

@@ -1,0 +1,101 @@
+//! Whether a process does its work, and if not, why: for probes, for people, and for the log.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use axum::{Json, Router};
+use serde_json::json;
+
+use crate::metrics::Metrics;
+
+/// Readiness with its reasons, shared by everything in a process.
+#[derive(Clone, Debug)]
+pub struct Health {
+    waiting: Arc<Mutex<BTreeMap<&'static str, String>>>,
+    metrics: Arc<Metrics>,
+}
+
+impl Health {
+    /// Not ready before each of these parts has said that it is.
+    pub fn starting(metrics: Arc<Metrics>, parts: &[&'static str]) -> Self {
+        let waiting = parts.iter().map(|part| (*part, "starting".to_owned())).collect();
+        Self { waiting: Arc::new(Mutex::new(waiting)), metrics }
+    }
+
+    /// A part does its work.
+    pub fn ready(&self, part: &'static str) {
+        let Ok(mut waiting) = self.waiting.lock() else { return };
+        if waiting.remove(part).is_some() && waiting.is_empty() {
+            tracing::info!("ready");
+            self.metrics.set_ready(true);
+        }
+    }
+
+    /// A part waits for something; the reason is logged when it changes.
+    pub fn waiting_for(&self, part: &'static str, reason: impl Into<String>) {
+        let reason = reason.into();
+        let Ok(mut waiting) = self.waiting.lock() else { return };
+        if waiting.get(part) != Some(&reason) {
+            tracing::warn!(part, reason, "not ready");
+            self.metrics.set_ready(false);
+            waiting.insert(part, reason);
+        }
+    }
+
+    /// What the process waits for; `None` if it is ready.
+    pub fn reason(&self) -> Option<String> {
+        let Ok(waiting) = self.waiting.lock() else { return Some("a part of the process has failed".to_owned()) };
+        let reasons: Vec<_> = waiting.iter().map(|(part, reason)| format!("{part}: {reason}")).collect();
+        (!reasons.is_empty()).then(|| reasons.join("; "))
+    }
+
+    /// Waits until the process is ready; `false` if it takes longer than this.
+    pub async fn wait_until_ready(&self, patience: std::time::Duration) -> bool {
+        let ready = async {
+            while self.reason().is_some() {
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(patience, ready).await.is_ok()
+    }
+
+    /// `/healthz`, `/readyz` and `/metrics`.
+    pub fn probes(&self) -> Router {
+        Router::new()
+            .route("/healthz", get(async || "ok"))
+            .route("/readyz", get(readyz))
+            .route("/metrics", get(metrics))
+            .with_state(self.clone())
+    }
+
+    /// The probes and `/status`, which tells more than everybody need know.
+    pub fn routes(&self) -> Router {
+        self.probes().merge(Router::new().route("/status", get(status)).with_state(self.clone()))
+    }
+}
+
+async fn readyz(State(health): State<Health>) -> impl IntoResponse {
+    match health.reason() {
+        None => (StatusCode::OK, "ready\n".to_owned()),
+        Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
+    }
+}
+
+async fn metrics(State(health): State<Health>) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], health.metrics.render())
+}
+
+async fn status(State(health): State<Health>) -> impl IntoResponse {
+    let slots: Vec<_> = health
+        .metrics
+        .progress()
+        .into_iter()
+        .map(|(slot, p)| json!({ "slot": slot, "nextOffset": p.next_offset, "logEnd": p.log_end, "lag": p.lag() }))
+        .collect();
+    let waiting_for = health.reason();
+    Json(json!({ "ready": waiting_for.is_none(), "waitingFor": waiting_for, "slots": slots }))
+}

@@ -1,0 +1,82 @@
+//! Clients of Kafka, with the settings that the loop relies on, each with its reason.
+
+use std::time::Duration;
+
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, KafkaResult};
+use shardlane_config::KafkaConfig;
+
+/// How long a question to the broker may take.
+pub const ASK: Duration = Duration::from_secs(10);
+
+/// What every client needs.
+pub fn client(kafka: &KafkaConfig, client_id: &str) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config
+        .set("bootstrap.servers", &kafka.bootstrap_servers)
+        .set("client.id", client_id)
+        // A restarted broker is found again at once, and not after the ten seconds that the library may take.
+        .set("reconnect.backoff.max.ms", "1000")
+        .set("socket.keepalive.enable", "true");
+    config
+}
+
+/// A consumer that is told what to read: offsets live with the state, so it joins no group.
+pub fn consumer(kafka: &KafkaConfig, client_id: &str) -> ClientConfig {
+    let mut config = client(kafka, client_id);
+    config
+        .set("group.id", client_id)
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false")
+        // An offset that is gone is never skipped in silence.
+        .set("auto.offset.reset", "error")
+        .set("isolation.level", "read_committed")
+        .set("fetch.wait.max.ms", "100")
+        // The default of a second starves a loop that reads faster than a fetch arrives.
+        .set("fetch.queue.backoff.ms", "5")
+        // Bounds what is read ahead, and with it the worker's memory.
+        .set("queued.max.messages.kbytes", "16384");
+    config
+}
+
+/// A producer that never leaves a gap: idempotent, acknowledged by all replicas, retried for ever.
+pub fn lasting_producer(kafka: &KafkaConfig, client_id: &str) -> ClientConfig {
+    let mut config = client(kafka, client_id);
+    config
+        .set("enable.idempotence", "true")
+        .set("acks", "all")
+        .set("message.timeout.ms", "0")
+        .set("linger.ms", "2")
+        // Dead letters and outputs are larger than inputs, whose limit is the broker's.
+        .set("message.max.bytes", "8388608")
+        .set("queue.buffering.max.messages", "200000");
+    config
+}
+
+/// A producer for a person who waits: idempotent and acknowledged by all replicas, but it gives up.
+pub fn prompt_producer(kafka: &KafkaConfig, client_id: &str, patience: Duration) -> ClientConfig {
+    let mut config = client(kafka, client_id);
+    config
+        .set("enable.idempotence", "true")
+        .set("acks", "all")
+        .set("message.timeout.ms", patience.as_millis().to_string())
+        .set("linger.ms", "1");
+    config
+}
+
+/// The offsets at which a partition's log begins and ends.
+pub fn watermarks(consumer: &BaseConsumer, topic: &str, partition: u32) -> KafkaResult<(i64, i64)> {
+    consumer.fetch_watermarks(topic, partition.cast_signed(), ASK)
+}
+
+/// Number of partitions of a topic; `None` if there is none of that name.
+pub fn partitions_of(consumer: &BaseConsumer, topic: &str) -> KafkaResult<Option<u32>> {
+    let metadata = consumer.fetch_metadata(Some(topic), ASK)?;
+    let Some(found) = metadata.topics().iter().find(|found| found.name() == topic) else { return Ok(None) };
+    match found.error() {
+        Some(rdkafka::types::RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART) => Ok(None),
+        Some(error) => Err(KafkaError::MetadataFetch(error.into())),
+        None => Ok(u32::try_from(found.partitions().len()).ok()),
+    }
+}

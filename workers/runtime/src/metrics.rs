@@ -1,0 +1,163 @@
+//! What a worker counts, in Prometheus' form.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use prometheus::{
+    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+};
+
+/// A worker's metrics, all named `shardlane_...`.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    records: IntCounter,
+    dead_letters: IntCounterVec,
+    relayed: IntCounter,
+    batch_records: Histogram,
+    commit_seconds: Histogram,
+    failures: IntCounterVec,
+    lag: IntGaugeVec,
+    ready: IntGauge,
+    ends: Mutex<BTreeMap<u32, Progress>>,
+}
+
+/// How far a slot's log and its worker are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Offset after the last record of the log, as last seen.
+    pub log_end: i64,
+    /// Offset of the next record to apply.
+    pub next_offset: i64,
+}
+
+impl Progress {
+    /// Records not yet applied.
+    pub fn lag(self) -> i64 {
+        (self.log_end - self.next_offset).max(0)
+    }
+}
+
+impl Metrics {
+    /// Metrics with a registry of their own.
+    pub fn new() -> prometheus::Result<Self> {
+        let registry = Registry::new();
+        Ok(Self {
+            records: counter(&registry, "records_total", "Records applied, dead letters included.")?,
+            dead_letters: counters(&registry, "dead_letters_total", "Records that could not be taken.", "reason")?,
+            relayed: counter(&registry, "relayed_total", "Records published by the relay.")?,
+            batch_records: histogram(&registry, "batch_records", "Records in a batch.", &[1., 10., 100., 1e3, 4e3])?,
+            commit_seconds: histogram(
+                &registry,
+                "commit_seconds",
+                "Seconds from a batch's first statement to its commit.",
+                &[0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1., 5.],
+            )?,
+            failures: counters(&registry, "failures_total", "Transient failures, after each of which the loop starts anew.", "part")?,
+            lag: gauges(&registry, "lag_records", "Records of a slot that are not yet applied.", "slot")?,
+            ready: gauge(&registry, "ready", "1 while the process does its work.")?,
+            ends: Mutex::default(),
+            registry,
+        })
+    }
+
+    /// The registry, for what a service counts itself.
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// All metrics as Prometheus reads them.
+    pub fn render(&self) -> String {
+        let mut text = Vec::new();
+        match TextEncoder::new().encode(&self.registry.gather(), &mut text) {
+            Ok(()) => String::from_utf8_lossy(&text).into_owned(),
+            Err(error) => format!("# metrics cannot be shown: {error}\n"),
+        }
+    }
+
+    /// How far each slot is.
+    pub fn progress(&self) -> BTreeMap<u32, Progress> {
+        self.ends.lock().map(|ends| ends.clone()).unwrap_or_default()
+    }
+
+    pub(crate) fn batch(&self, records: usize, took: Duration) {
+        self.records.inc_by(records as u64);
+        #[allow(clippy::cast_precision_loss)]
+        self.batch_records.observe(records as f64);
+        self.commit_seconds.observe(took.as_secs_f64());
+    }
+
+    pub(crate) fn dead_letter(&self, kind: &str) {
+        self.dead_letters.with_label_values(&[kind]).inc();
+    }
+
+    pub(crate) fn relayed(&self, records: usize) {
+        self.relayed.inc_by(records as u64);
+    }
+
+    pub(crate) fn failure(&self, part: &str) {
+        self.failures.with_label_values(&[part]).inc();
+    }
+
+    pub(crate) fn set_ready(&self, ready: bool) {
+        self.ready.set(i64::from(ready));
+    }
+
+    pub(crate) fn log_end(&self, slot: u32, log_end: i64) {
+        self.note(slot, |progress| progress.log_end = log_end);
+    }
+
+    pub(crate) fn applied_to(&self, slot: u32, next_offset: i64) {
+        self.note(slot, |progress| progress.next_offset = next_offset);
+    }
+
+    /// Forgets slots that are no longer this worker's.
+    pub(crate) fn keep_slots(&self, ours: impl Fn(u32) -> bool) {
+        if let Ok(mut ends) = self.ends.lock() {
+            ends.retain(|slot, _| ours(*slot));
+        }
+        self.lag.reset();
+    }
+
+    fn note(&self, slot: u32, change: impl FnOnce(&mut Progress)) {
+        let Ok(mut ends) = self.ends.lock() else { return };
+        let progress = ends.entry(slot).or_default();
+        change(progress);
+        self.lag.with_label_values(&[slot.to_string()]).set(progress.lag());
+    }
+}
+
+fn options(name: &str, help: &str) -> Opts {
+    Opts::new(format!("shardlane_{name}"), help)
+}
+
+fn counter(registry: &Registry, name: &str, help: &str) -> prometheus::Result<IntCounter> {
+    let metric = IntCounter::with_opts(options(name, help))?;
+    registry.register(Box::new(metric.clone()))?;
+    Ok(metric)
+}
+
+fn counters(registry: &Registry, name: &str, help: &str, label: &str) -> prometheus::Result<IntCounterVec> {
+    let metric = IntCounterVec::new(options(name, help), &[label])?;
+    registry.register(Box::new(metric.clone()))?;
+    Ok(metric)
+}
+
+fn gauge(registry: &Registry, name: &str, help: &str) -> prometheus::Result<IntGauge> {
+    let metric = IntGauge::with_opts(options(name, help))?;
+    registry.register(Box::new(metric.clone()))?;
+    Ok(metric)
+}
+
+fn gauges(registry: &Registry, name: &str, help: &str, label: &str) -> prometheus::Result<IntGaugeVec> {
+    let metric = IntGaugeVec::new(options(name, help), &[label])?;
+    registry.register(Box::new(metric.clone()))?;
+    Ok(metric)
+}
+
+fn histogram(registry: &Registry, name: &str, help: &str, buckets: &[f64]) -> prometheus::Result<Histogram> {
+    let metric = Histogram::with_opts(HistogramOpts::from(options(name, help)).buckets(buckets.to_vec()))?;
+    registry.register(Box::new(metric.clone()))?;
+    Ok(metric)
+}

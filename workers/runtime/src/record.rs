@@ -1,0 +1,87 @@
+//! Records as the loop sees them: many in one buffer, so that a batch costs a few allocations and not one a field.
+
+use std::ops::Range;
+
+/// Most records in a batch.
+pub const BATCH_RECORDS: usize = 4_000;
+/// A batch is closed once its keys and values are as large as this, in bytes.
+pub const BATCH_BYTES: usize = 4 << 20;
+
+/// A record of one slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Record<'a> {
+    /// The Kafka partition that it lies in.
+    pub slot: u32,
+    /// Its place there.
+    pub offset: i64,
+    /// Milliseconds since 1970, as the producer or the broker stamped it; -1 if it has none.
+    pub timestamp: i64,
+    /// The key's bytes.
+    pub key: Option<&'a [u8]>,
+    /// The value's bytes.
+    pub value: Option<&'a [u8]>,
+}
+
+/// Records in the order in which they were read: within a slot, the order of the log.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// Of which assignment they were read.
+    pub generation: u64,
+    bytes: Vec<u8>,
+    entries: Vec<Entry>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    slot: u32,
+    offset: i64,
+    timestamp: i64,
+    key: Option<Range<usize>>,
+    value: Option<Range<usize>>,
+}
+
+impl Batch {
+    /// An empty batch of an assignment.
+    pub fn new(generation: u64) -> Self {
+        Self { generation, ..Self::default() }
+    }
+
+    /// Copies a record to the end.
+    pub fn push(&mut self, record: &Record<'_>) {
+        let key = record.key.map(|bytes| self.store(bytes));
+        let value = record.value.map(|bytes| self.store(bytes));
+        self.entries.push(Entry { slot: record.slot, offset: record.offset, timestamp: record.timestamp, key, value });
+    }
+
+    fn store(&mut self, bytes: &[u8]) -> Range<usize> {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(bytes);
+        start..self.bytes.len()
+    }
+
+    /// Whether it should be closed.
+    pub fn is_full(&self) -> bool {
+        self.entries.len() >= BATCH_RECORDS || self.bytes.len() >= BATCH_BYTES
+    }
+
+    /// Number of records.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether it has no record.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// The records, in order.
+    pub fn records(&self) -> impl Iterator<Item = Record<'_>> {
+        self.entries.iter().map(|entry| Record {
+            slot: entry.slot,
+            offset: entry.offset,
+            timestamp: entry.timestamp,
+            key: entry.key.clone().map(|range| &self.bytes[range]),
+            value: entry.value.clone().map(|range| &self.bytes[range]),
+        })
+    }
+}

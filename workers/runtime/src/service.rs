@@ -1,0 +1,107 @@
+//! What a service supplies. Everything else, offsets, slots, retries, publishing, is the runtime's.
+
+use axum::Router;
+use serde::{Deserialize, Serialize};
+use sqlx::{PgConnection, PgPool};
+
+use crate::record::Record;
+
+/// One kind of service.
+///
+/// A batch of records goes through [`parse`](Self::parse) one by one, then [`fold`](Self::fold), both pure, then
+/// [`apply`](Self::apply) inside the transaction that also moves the slots' offsets. What it decides derives from the
+/// records and the shard alone: no clock and no chance, so that a replay decides the same.
+pub trait Service: Send + Sync + 'static {
+    /// A record that was understood.
+    type Request: Send + Sync;
+    /// A batch, ready to be written with one statement for each table.
+    type Plan: Send + Sync;
+
+    /// Role of the keyed topic that it consumes.
+    const INPUT: &'static str;
+
+    /// Understands a record, or says why it cannot be taken; it then becomes a dead letter.
+    fn parse(&self, record: &Record<'_>) -> Result<Self::Request, Rejection>;
+
+    /// Brings a batch into the form in which it is written. Requests of one slot come in the order of the log.
+    fn fold(&self, requests: Vec<Accepted<Self::Request>>) -> Self::Plan;
+
+    /// Writes state and outcomes. Every row that it writes or answers anew carries `batch`.
+    fn apply(
+        &self,
+        tx: &mut PgConnection,
+        batch: i64,
+        plan: &Self::Plan,
+    ) -> impl Future<Output = sqlx::Result<()>> + Send;
+
+    /// What is to be published of the rows whose batch is in the range, in order.
+    fn outcomes(
+        &self,
+        shard: &mut PgConnection,
+        range: BatchRange,
+    ) -> impl Future<Output = sqlx::Result<Vec<Message>>> + Send;
+
+    /// Routes through which gateways read this shard.
+    fn reads(&self, shard: PgPool) -> Router;
+}
+
+/// A request and where its record lies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Accepted<R> {
+    /// The slot.
+    pub slot: u32,
+    /// The record's offset in it.
+    pub offset: i64,
+    /// The record's timestamp, in milliseconds since 1970.
+    pub timestamp: i64,
+    /// What it asks for.
+    pub request: R,
+}
+
+/// Why a record cannot be taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejection {
+    /// A word for metrics: one of a few.
+    pub kind: &'static str,
+    /// What a person needs to mend it.
+    pub reason: String,
+}
+
+impl Rejection {
+    /// A rejection of this kind.
+    pub fn new(kind: &'static str, reason: impl Into<String>) -> Self {
+        Self { kind, reason: reason.into() }
+    }
+}
+
+/// Batches after one number, up to and with another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BatchRange {
+    /// The last batch that is already published.
+    pub after: i64,
+    /// The last batch of the range.
+    pub to: i64,
+}
+
+/// A record to be published. Its Kafka partition is the slot of its key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// Role of the topic.
+    pub role: &'static str,
+    /// The key's bytes.
+    pub key: Vec<u8>,
+    /// The value's bytes.
+    pub value: Vec<u8>,
+}
+
+/// What the mover needs to know of a service's shards; the service's `schema` command prints it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Schema {
+    /// Statements that make the tables, or leave them as they are.
+    pub ddl: String,
+    /// Role of the topic whose partitions are the slots.
+    pub input: String,
+    /// Tables whose rows belong to a slot, led by their `slot` column.
+    pub tables: Vec<String>,
+}

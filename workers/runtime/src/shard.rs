@@ -1,0 +1,207 @@
+//! The runtime's own statements: the fence, the slots, the dead letters and the relay's mark.
+
+use sqlx::{Connection, PgConnection, Row};
+
+use crate::intake::{Advance, DeadLetter, Positions};
+use crate::service::BatchRange;
+
+/// Statements that make the runtime's tables in a shard, or leave them as they are.
+pub const DDL: &str = include_str!("shard.sql");
+
+/// Tables of the runtime whose rows belong to a slot.
+pub const TABLES: [&str; 1] = ["dead_letter"];
+
+/// A shard as its worker finds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Slots {
+    /// Changes whenever a slot comes, goes or changes its state.
+    pub version: i64,
+    /// The active slots and where they stand.
+    pub positions: Positions,
+}
+
+/// Whether a worker may start on a shard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TakeOver {
+    /// It owns the shard now; whoever owned it before is fenced.
+    Owned,
+    /// The mover has not prepared the shard yet.
+    NotPrepared,
+    /// The database belongs to another service or partition.
+    Foreign {
+        /// The service's id in the shard.
+        service_id: String,
+        /// The partition in the shard.
+        partition: i32,
+    },
+}
+
+/// Makes `owner` the shard's owner, if it is the shard of this service and partition.
+pub async fn take_over(
+    shard: &mut PgConnection,
+    service_id: &str,
+    partition: u32,
+    owner: &str,
+) -> sqlx::Result<TakeOver> {
+    let prepared: bool =
+        sqlx::query_scalar("SELECT to_regclass('shard') IS NOT NULL").fetch_one(&mut *shard).await?;
+    if !prepared {
+        return Ok(TakeOver::NotPrepared);
+    }
+    let mut tx = shard.begin().await?;
+    let Some(row) =
+        sqlx::query("SELECT service_id, partition FROM shard FOR UPDATE").fetch_optional(&mut *tx).await?
+    else {
+        return Ok(TakeOver::NotPrepared);
+    };
+    let (found_id, found_partition): (String, i32) = (row.get(0), row.get(1));
+    if found_id != service_id || i64::from(found_partition) != i64::from(partition) {
+        return Ok(TakeOver::Foreign { service_id: found_id, partition: found_partition });
+    }
+    sqlx::query("UPDATE shard SET owner = $1").bind(owner).execute(&mut *tx).await?;
+    tx.commit().await?;
+    Ok(TakeOver::Owned)
+}
+
+/// The active slots, if `owner` still owns the shard.
+pub async fn load_slots(shard: &mut PgConnection, owner: &str) -> sqlx::Result<Option<Slots>> {
+    // One statement, so that version and positions are of one snapshot.
+    let rows = sqlx::query(
+        "SELECT s.slots_version, t.slot, t.next_offset
+         FROM shard s LEFT JOIN slot t ON t.state IN ('active', 'leaving') WHERE s.owner = $1",
+    )
+    .bind(owner)
+    .fetch_all(shard)
+    .await?;
+    let Some(first) = rows.first() else { return Ok(None) };
+    let positions = rows
+        .iter()
+        .filter_map(|row| Some((row.get::<Option<i32>, _>(1)?, row.get::<Option<i64>, _>(2)?)))
+        .map(|(slot, offset)| (slot.unsigned_abs(), offset))
+        .collect();
+    Ok(Some(Slots { version: first.get(0), positions }))
+}
+
+/// What the fence says of a shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fence {
+    /// Number of this transaction's batch.
+    pub batch: i64,
+    /// The slots' version now.
+    pub slots_version: i64,
+}
+
+/// Locks the shard for a batch. `None`: another worker has taken over.
+pub async fn fence(tx: &mut PgConnection, owner: &str) -> sqlx::Result<Option<Fence>> {
+    let row =
+        sqlx::query("UPDATE shard SET batch = batch + 1 WHERE owner = $1 RETURNING batch, slots_version")
+            .bind(owner)
+            .fetch_optional(tx)
+            .await?;
+    Ok(row.map(|row| Fence { batch: row.get(0), slots_version: row.get(1) }))
+}
+
+/// The slots' version, if `owner` still owns the shard. Reads only.
+pub async fn slots_version(shard: &mut PgConnection, owner: &str) -> sqlx::Result<Option<i64>> {
+    sqlx::query_scalar("SELECT slots_version FROM shard WHERE owner = $1").bind(owner).fetch_optional(shard).await
+}
+
+/// Moves the slots over a batch's records. `false`: one of them does not stand where the batch begins.
+pub async fn advance(tx: &mut PgConnection, advances: &[Advance]) -> sqlx::Result<bool> {
+    let column = |value: fn(&Advance) -> i64| advances.iter().map(value).collect::<Vec<_>>();
+    let done = sqlx::query(
+        "UPDATE slot SET next_offset = b.until, last_timestamp = b.last_timestamp, last_digest = b.last_digest
+         FROM UNNEST($1::int[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[])
+              AS b(slot, since, until, last_timestamp, last_digest)
+         WHERE slot.slot = b.slot AND slot.next_offset = b.since AND slot.state IN ('active', 'leaving')",
+    )
+    .bind(advances.iter().map(|a| a.slot.cast_signed()).collect::<Vec<_>>())
+    .bind(column(|a| a.from))
+    .bind(column(|a| a.to))
+    .bind(column(|a| a.last_timestamp))
+    .bind(column(|a| a.last_digest))
+    .execute(tx)
+    .await?;
+    Ok(done.rows_affected() == advances.len() as u64)
+}
+
+/// Stores dead letters, to be published with the batch.
+pub async fn bury(tx: &mut PgConnection, batch: i64, dead: &[DeadLetter]) -> sqlx::Result<()> {
+    if dead.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "INSERT INTO dead_letter (slot, batch, record_offset, record_timestamp, kind, reason, key, value)
+         SELECT slot, $1, record_offset, record_timestamp, kind, reason, key, value
+         FROM UNNEST($2::int[], $3::bigint[], $4::bigint[], $5::text[], $6::text[], $7::bytea[], $8::bytea[])
+              AS d(slot, record_offset, record_timestamp, kind, reason, key, value)",
+    )
+    .bind(batch)
+    .bind(dead.iter().map(|d| d.slot.cast_signed()).collect::<Vec<_>>())
+    .bind(dead.iter().map(|d| d.offset).collect::<Vec<_>>())
+    .bind(dead.iter().map(|d| d.timestamp).collect::<Vec<_>>())
+    .bind(dead.iter().map(|d| d.rejection.kind).collect::<Vec<_>>())
+    .bind(dead.iter().map(|d| d.rejection.reason.replace('\0', "\u{fffd}")).collect::<Vec<_>>())
+    .bind(dead.iter().map(|d| d.key.as_deref()).collect::<Vec<_>>())
+    .bind(dead.iter().map(|d| d.value.as_deref()).collect::<Vec<_>>())
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// A dead letter as the relay publishes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Buried {
+    /// The slot that it lay in.
+    pub slot: u32,
+    /// Its offset there.
+    pub offset: i64,
+    /// Its timestamp.
+    pub timestamp: i64,
+    /// Why it could not be taken.
+    pub reason: String,
+    /// Its key, as it was.
+    pub key: Option<Vec<u8>>,
+    /// Its value, as it was.
+    pub value: Option<Vec<u8>>,
+}
+
+/// The dead letters of some batches, in order.
+pub async fn dead_letters(shard: &mut PgConnection, range: BatchRange) -> sqlx::Result<Vec<Buried>> {
+    let rows = sqlx::query(
+        "SELECT slot, record_offset, record_timestamp, reason, key, value FROM dead_letter
+         WHERE batch > $1 AND batch <= $2 ORDER BY batch, slot, record_offset",
+    )
+    .bind(range.after)
+    .bind(range.to)
+    .fetch_all(shard)
+    .await?;
+    let buried = |row: &sqlx::postgres::PgRow| Buried {
+        slot: row.get::<i32, _>(0).unsigned_abs(),
+        offset: row.get(1),
+        timestamp: row.get(2),
+        reason: row.get(3),
+        key: row.get(4),
+        value: row.get(5),
+    };
+    Ok(rows.iter().map(buried).collect())
+}
+
+/// Batches that are committed and not yet published, if `owner` still owns the shard.
+pub async fn unpublished(shard: &mut PgConnection, owner: &str) -> sqlx::Result<Option<BatchRange>> {
+    let row = sqlx::query("SELECT relayed_batch, batch FROM shard WHERE owner = $1")
+        .bind(owner)
+        .fetch_optional(shard)
+        .await?;
+    Ok(row.map(|row| BatchRange { after: row.get(0), to: row.get(1) }))
+}
+
+/// Notes that everything up to `batch` is published. `false`: another worker has taken over.
+pub async fn raise_mark(shard: &mut PgConnection, owner: &str, batch: i64) -> sqlx::Result<bool> {
+    let done = sqlx::query("UPDATE shard SET relayed_batch = GREATEST(relayed_batch, $2) WHERE owner = $1")
+        .bind(owner)
+        .bind(batch)
+        .execute(shard)
+        .await?;
+    Ok(done.rows_affected() == 1)
+}

@@ -1,0 +1,85 @@
+//! What gateways ask a shard: each answer is of one snapshot with whether the shard owns the slot.
+
+use axum::extract::{Query, State};
+use axum::http::StatusCode;
+use axum::routing::get;
+use axum::{Json, Router};
+use serde::{Deserialize, Serialize};
+use shardlane_runtime::gateway::{Answer, shard_error};
+use sqlx::{PgPool, Row};
+
+/// Path of [`Account`]s on a worker.
+pub const ACCOUNT: &str = "/internal/account";
+/// Path of requests' [`Outcome`]s on a worker.
+pub const OUTCOME: &str = "/internal/outcome";
+
+/// An account.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Account {
+    /// KSUID, made of the time and place of the request that opened it.
+    pub id: String,
+    /// In canonical form.
+    pub username: String,
+}
+
+/// What became of a request; `None` while nothing is known of it.
+pub type Outcome = Option<bool>;
+
+#[derive(Deserialize)]
+struct AccountQuery {
+    slot: u32,
+    username: String,
+}
+
+#[derive(Deserialize)]
+struct OutcomeQuery {
+    slot: u32,
+    username: String,
+    request_id: String,
+}
+
+type Failed = (StatusCode, String);
+
+/// The routes of a worker.
+pub fn routes(shard: PgPool) -> Router {
+    Router::new().route(ACCOUNT, get(account)).route(OUTCOME, get(outcome)).with_state(shard)
+}
+
+async fn account(
+    State(shard): State<PgPool>,
+    Query(query): Query<AccountQuery>,
+) -> Result<Json<Answer<Option<Account>>>, Failed> {
+    let row = sqlx::query(
+        "SELECT a.id::text, a.username FROM slot s LEFT JOIN account a ON a.username = $2
+         WHERE s.slot = $1 AND s.state IN ('active', 'leaving', 'fenced')",
+    )
+    .bind(query.slot.cast_signed())
+    .bind(&query.username)
+    .fetch_optional(&shard)
+    .await
+    .map_err(shard_error)?;
+    Ok(Json(row.map_or(Answer::Elsewhere, |row| {
+        let id: Option<String> = row.get(0);
+        Answer::Owned(id.map(|id| Account { id, username: row.get(1) }))
+    })))
+}
+
+async fn outcome(
+    State(shard): State<PgPool>,
+    Query(query): Query<OutcomeQuery>,
+) -> Result<Json<Answer<Outcome>>, Failed> {
+    let row = sqlx::query(
+        "SELECT CASE WHEN a.username IS NOT NULL THEN true WHEN r.username IS NOT NULL THEN false END
+         FROM slot s
+         LEFT JOIN account a ON a.username = $2 AND a.request_id = $3
+         LEFT JOIN refusal r ON r.username = $2 AND r.request_id = $3
+         WHERE s.slot = $1 AND s.state IN ('active', 'leaving', 'fenced')",
+    )
+    .bind(query.slot.cast_signed())
+    .bind(&query.username)
+    .bind(&query.request_id)
+    .fetch_optional(&shard)
+    .await
+    .map_err(shard_error)?;
+    Ok(Json(row.map_or(Answer::Elsewhere, |row| Answer::Owned(row.get(0)))))
+}

@@ -1,0 +1,80 @@
+//! Sign-up as a service of the runtime.
+
+use axum::Router;
+use serde::{Deserialize, Serialize};
+use shardlane_runtime::record::Record;
+use shardlane_runtime::service::{Accepted, BatchRange, Message, Rejection, Schema, Service};
+use shardlane_runtime::{ksuid, shard};
+use sqlx::{PgConnection, PgPool};
+
+use crate::fold::{SignupPlan, fold};
+use crate::username::UsernameRules;
+use crate::wire::{Signup, parse};
+use crate::{reads, tables};
+
+/// Role of the topic of requests.
+pub const REQUEST: &str = "request";
+/// Role of the topic of outcomes.
+pub const RESPONSE: &str = "response";
+
+/// What the custom resource says of sign-up alone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct SignupSettings {
+    /// Which names there are.
+    pub usernames: UsernameRules,
+}
+
+/// Usernames, unique across shards: a name's slot decides who has it.
+#[derive(Clone, Copy, Debug)]
+pub struct SignupService {
+    rules: UsernameRules,
+    space: u32,
+}
+
+impl SignupService {
+    /// The service with this id.
+    pub fn new(settings: SignupSettings, service_id: &str) -> Self {
+        Self { rules: settings.usernames, space: ksuid::space_of(service_id) }
+    }
+}
+
+/// What the mover needs to know of the shards.
+pub fn schema() -> Schema {
+    Schema {
+        ddl: format!("{}\n{}", shard::DDL, tables::DDL),
+        input: REQUEST.to_owned(),
+        tables: shard::TABLES.iter().chain(&tables::TABLES).map(|name| (*name).to_owned()).collect(),
+    }
+}
+
+impl Service for SignupService {
+    type Request = Signup;
+    type Plan = SignupPlan;
+    const INPUT: &'static str = REQUEST;
+
+    fn parse(&self, record: &Record<'_>) -> Result<Signup, Rejection> {
+        parse(&self.rules, record)
+    }
+
+    fn fold(&self, requests: Vec<Accepted<Signup>>) -> SignupPlan {
+        fold(self.space, requests)
+    }
+
+    async fn apply(&self, tx: &mut PgConnection, batch: i64, plan: &SignupPlan) -> sqlx::Result<()> {
+        tables::apply(tx, batch, plan).await
+    }
+
+    async fn outcomes(&self, shard: &mut PgConnection, range: BatchRange) -> sqlx::Result<Vec<Message>> {
+        let responses = tables::outcomes(shard, range).await?;
+        let message = |response: crate::wire::SignupResponse| {
+            let value = serde_json::to_vec(&response).map_err(|error| sqlx::Error::Encode(Box::new(error)))?;
+            Ok(Message { role: RESPONSE, key: response.username.into_bytes(), value })
+        };
+        responses.into_iter().map(message).collect()
+    }
+
+    fn reads(&self, shard: PgPool) -> Router {
+        reads::routes(shard)
+    }
+}
