@@ -75,3 +75,21 @@ import_archives() {
 }
 
 import_others() { other_image_list | import_archives; }
+
+provider_images() {
+  local name tag
+  tag=$(image_tag)
+  for name in "${IMAGES[@]}"; do
+    archive_image "$name-$tag" "docker.io/shardlane/$name:$tag" "$STATE/programs" --file "$ROOT/Dockerfile" --target "$name"
+  done
+  for name in "${IMAGES[@]}"; do printf '%s %s\n' "docker.io/shardlane/$name:$tag" "$name-$tag"; done | import_archives
+}
+
+# The release's own manifest, with our image of the same program.
+provider_cloudnative_pg() {
+  local version folder
+  version=$(module_version cloudnative-pg)
+  folder=$(cd "$CLUSTER_DIR/tools/cloudnative-pg" && go list -m -f '{{.Dir}}' "${MODULES[cloudnative-pg]}")
+  sed -e "s#ghcr.io/cloudnative-pg/cloudnative-pg:[0-9.]*#docker.io/shardlane/cloudnative-pg:local#" \
+    -e 's#imagePullPolicy: Always#imagePullPolicy: IfNotPresent#' "$folder/releases/cnpg-${version#v}.yaml"
+}

@@ -1,0 +1,24 @@
+{{- define "shardlane.selector" -}}
+app.kubernetes.io/name: shardlane
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: operator
+{{- end }}
+
+{{- define "shardlane.labels" -}}
+{{ include "shardlane.selector" . }}
+app.kubernetes.io/part-of: shardlane
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
+{{- end }}
+
+{{- /* The reference of an image: (dict "root" $ "image" .Values.images.mover) */}}
+{{- define "shardlane.image" -}}
+{{- $images := .root.Values.images -}}
+{{- with $images.registry }}{{ . }}/{{ end }}{{ .image.repository -}}
+{{- if .image.digest }}@{{ .image.digest }}{{ else }}:{{ $images.tag | default .root.Chart.AppVersion }}{{ end }}
+{{- end }}
+
+{{- define "shardlane.name" -}}
+{{- if contains "shardlane" .Release.Name }}{{ .Release.Name }}{{ else }}{{ .Release.Name }}-shardlane{{ end }}
+{{- end }}

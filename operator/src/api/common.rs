@@ -1,0 +1,211 @@
+//! What the specs of all kinds have in common.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::ResourceRequirements;
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use shardlane_config::Partitioner;
+
+/// The part of a spec that every kind has.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceSpec {
+    /// Number of partitions: pairs of one worker and its Postgres shard.
+    #[schemars(range(min = 1, max = 1024))]
+    pub partitions: u32,
+    /// Number of slots: Kafka partitions of each keyed topic. The most that `partitions` can ever be; never changes.
+    #[serde(default = "default_max_partitions")]
+    #[schemars(range(min = 1, max = 1024))]
+    pub max_partitions: u32,
+    /// How a key finds its Kafka partition; the same as in everything else that produces. Never changes.
+    #[serde(default)]
+    pub partitioner: PartitionerName,
+    /// Where Kafka is.
+    pub kafka: KafkaSpec,
+    /// Where the shards are.
+    pub postgres: PostgresSpec,
+    /// The workers.
+    #[serde(default)]
+    pub worker: WorkerSpec,
+    /// The HTTP front.
+    #[serde(default)]
+    pub gateway: GatewaySpec,
+    /// What becomes of databases and topics when this resource is deleted.
+    #[serde(default)]
+    pub deletion_policy: DeletionPolicy,
+}
+
+fn default_max_partitions() -> u32 {
+    24
+}
+
+/// A client's default hash.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum PartitionerName {
+    /// Java clients'.
+    #[default]
+    Murmur2,
+    /// sarama's (Go).
+    Fnv1a,
+    /// librdkafka's.
+    Crc32,
+}
+
+impl From<PartitionerName> for Partitioner {
+    fn from(name: PartitionerName) -> Self {
+        match name {
+            PartitionerName::Murmur2 => Self::Murmur2,
+            PartitionerName::Fnv1a => Self::Fnv1a,
+            PartitionerName::Crc32 => Self::Crc32,
+        }
+    }
+}
+
+/// Where Kafka is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct KafkaSpec {
+    /// A Kafka that somebody else runs. Topics are made if they are missing.
+    pub external: ExternalKafka,
+}
+
+/// A Kafka that somebody else runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ExternalKafka {
+    /// `host:port`, several separated by commas, as the pods of the service reach them.
+    #[schemars(length(min = 1))]
+    pub bootstrap_servers: String,
+}
+
+/// Where the shards are.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.cloudNativePG) != has(self.external)")
+    .message("exactly one of cloudNativePG and external says where the shards are"))]
+pub struct PostgresSpec {
+    /// One CloudNativePG Cluster for each partition.
+    #[serde(default, rename = "cloudNativePG", skip_serializing_if = "Option::is_none")]
+    pub cloud_native_pg: Option<CloudNativePgSpec>,
+    /// Databases that somebody else runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub external: Option<ExternalPostgres>,
+}
+
+/// A CloudNativePG Cluster for each partition.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CloudNativePgSpec {
+    /// Instances of each Cluster: a primary and its standbys.
+    #[serde(default = "default_instances")]
+    #[schemars(range(min = 1, max = 9))]
+    pub instances: u32,
+    /// The Postgres image; CloudNativePG's default if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_name: Option<String>,
+    /// The volume of each instance.
+    pub storage: StorageSpec,
+    /// Requests and limits of each instance.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<ResourceRequirements>,
+    /// Settings of Postgres.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub parameters: BTreeMap<String, String>,
+}
+
+fn default_instances() -> u32 {
+    1
+}
+
+/// A volume.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StorageSpec {
+    /// Its size, e.g. `10Gi`.
+    #[schemars(regex(pattern = r"^[0-9]+(\.[0-9]+)?(Ki|Mi|Gi|Ti|Pi|k|M|G|T|P)?$"))]
+    pub size: String,
+    /// Its class; the cluster's default if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub storage_class: Option<String>,
+}
+
+/// Databases that somebody else runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ExternalPostgres {
+    /// For each partition, in order, the Secret of its database. There may be more than partitions.
+    #[schemars(length(min = 1, max = 1024))]
+    pub shards: Vec<ShardSecret>,
+}
+
+/// The Secret of a database.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ShardSecret {
+    /// Its name. Its key `uri` is `postgresql://user:password@host:5432/database`, an empty database at first.
+    pub secret_ref: SecretName,
+}
+
+/// A Secret of the same namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SecretName {
+    /// Its name.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+}
+
+/// The workers.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct WorkerSpec {
+    /// The service's image. If absent, the one that was current when the resource was made, until you set it: an upgrade
+    /// of the operator restarts no worker.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// Requests and limits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<ResourceRequirements>,
+}
+
+/// The HTTP front.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct GatewaySpec {
+    /// How many.
+    #[serde(default = "default_gateways")]
+    #[schemars(range(min = 0, max = 100))]
+    pub replicas: u32,
+    /// Requests a second that each lets in; more get 429. No limit if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub rate_limit: Option<u32>,
+    /// A Secret whose key `token` every request must bear (`Authorization: Bearer`). No authentication if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_secret_ref: Option<SecretName>,
+    /// Requests and limits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<ResourceRequirements>,
+}
+
+impl Default for GatewaySpec {
+    fn default() -> Self {
+        Self { replicas: default_gateways(), rate_limit: None, token_secret_ref: None, resources: None }
+    }
+}
+
+fn default_gateways() -> u32 {
+    1
+}
+
+/// What becomes of databases and topics when the resource is deleted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum DeletionPolicy {
+    /// They stay, and a new resource of the same name takes them up.
+    #[default]
+    Retain,
+    /// Databases that the operator made are deleted with it.
+    Delete,
+}

@@ -1,0 +1,13 @@
+//! The custom resources: what a user writes, and what the operator answers.
+
+pub mod common;
+pub mod signup_shard;
+pub mod status;
+
+use kube::CustomResourceExt;
+
+/// The CRDs, each with the name of its file.
+pub fn crds() -> Vec<(&'static str, k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition)>
+{
+    vec![("signupshards.yaml", signup_shard::SignupShard::crd())]
+}

@@ -1,0 +1,123 @@
+//! CloudNativePG's Cluster, by hand: the few fields that are used.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::ResourceRequirements;
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::Plan;
+use super::names::Component;
+use super::shards::ShardSource;
+use crate::api::common::DeletionPolicy;
+use crate::kind::ServiceKind;
+
+/// The spec of a `postgresql.cnpg.io/v1` Cluster.
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[kube(group = "postgresql.cnpg.io", version = "v1", kind = "Cluster", namespaced, status = "ClusterStatus")]
+#[serde(rename_all = "camelCase")]
+pub struct ClusterSpec {
+    /// The primary and its standbys.
+    pub instances: u32,
+    /// The image; CloudNativePG's default if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_name: Option<String>,
+    /// The volume of each instance.
+    pub storage: ClusterStorage,
+    /// How the first database is made.
+    pub bootstrap: Bootstrap,
+    /// Settings of Postgres.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub postgresql: Option<PostgresConfiguration>,
+    /// Requests and limits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<ResourceRequirements>,
+}
+
+/// The volume of an instance.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ClusterStorage {
+    /// Its size.
+    #[serde(default)]
+    pub size: String,
+    /// Its class.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub storage_class: Option<String>,
+}
+
+/// How the first database is made.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Bootstrap {
+    /// From nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub initdb: Option<InitDb>,
+}
+
+/// A database from nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct InitDb {
+    /// Its name.
+    pub database: String,
+    /// Its owner.
+    pub owner: String,
+    /// Its character set.
+    pub encoding: String,
+    /// Its collation.
+    pub locale: String,
+}
+
+/// Settings of Postgres.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PostgresConfiguration {
+    /// By name.
+    #[serde(default)]
+    pub parameters: BTreeMap<String, String>,
+}
+
+/// What CloudNativePG says of a Cluster.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ClusterStatus {
+    /// Instances that are ready.
+    #[serde(default)]
+    pub ready_instances: u32,
+    /// In words, where it is.
+    #[serde(default)]
+    pub phase: Option<String>,
+}
+
+/// The Cluster of a partition; `None` if its database is somebody else's.
+pub fn cluster<K: ServiceKind>(plan: &Plan<'_, K>, shard: &ShardSource) -> Option<Cluster> {
+    let service = plan.service.service();
+    let (name, postgres) = (shard.cluster.clone()?, service.postgres.cloud_native_pg.as_ref()?);
+    let labels = plan.names.labels_of(Component::Shard, shard.partition);
+    let parameters = &postgres.parameters;
+    let spec = ClusterSpec {
+        instances: postgres.instances,
+        image_name: postgres.image_name.clone(),
+        storage: ClusterStorage {
+            size: postgres.storage.size.clone(),
+            storage_class: postgres.storage.storage_class.clone(),
+        },
+        bootstrap: Bootstrap {
+            // Bytes decide what is one name and what comes first, whatever the machine's locale.
+            initdb: Some(InitDb {
+                database: "app".to_owned(),
+                owner: "app".to_owned(),
+                encoding: "UTF8".to_owned(),
+                locale: "C".to_owned(),
+            }),
+        },
+        postgresql: (!parameters.is_empty()).then(|| PostgresConfiguration { parameters: parameters.clone() }),
+        resources: postgres.resources.clone(),
+    };
+    let mut cluster = Cluster::new(&name, spec);
+    cluster.metadata = match service.deletion_policy {
+        DeletionPolicy::Retain => plan.names.lasting_meta(name, labels),
+        DeletionPolicy::Delete => plan.names.meta(name, labels),
+    };
+    Some(cluster)
+}

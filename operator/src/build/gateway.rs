@@ -1,0 +1,45 @@
+//! The gateway: stateless, as many as wanted.
+
+use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec};
+use k8s_openapi::api::core::v1::{Service, ServiceSpec};
+
+use super::Plan;
+use super::names::Component;
+use super::pods::{env, pod, secret_env, server, service_ports, template};
+use crate::kind::ServiceKind;
+
+/// The gateway's pods.
+pub fn deployment<K: ServiceKind>(plan: &Plan<'_, K>, hash: &str) -> Deployment {
+    let (names, spec) = (&plan.names, &plan.service.service().gateway);
+    let labels = names.labels(Component::Gateway);
+    let mut gateway = server("gateway", &plan.image, vec![K::PROGRAM.to_owned(), "gateway".to_owned()]);
+    gateway.resources.clone_from(&spec.resources);
+    let rate = spec.rate_limit.map(|rate| env("SHARDLANE_RATE_LIMIT", rate));
+    let token = spec.token_secret_ref.as_ref().map(|secret| secret_env("SHARDLANE_TOKEN", &secret.name, "token"));
+    let variables: Vec<_> = rate.into_iter().chain(token).collect();
+    gateway.env = (!variables.is_empty()).then_some(variables);
+    Deployment {
+        metadata: names.meta(names.gateway(), labels.clone()),
+        spec: Some(DeploymentSpec {
+            replicas: Some(spec.replicas.cast_signed()),
+            selector: names.label_selector(Component::Gateway),
+            template: template(labels, hash, pod(names, gateway)),
+            ..DeploymentSpec::default()
+        }),
+        ..Deployment::default()
+    }
+}
+
+/// Where users reach the gateway.
+pub fn service<K: ServiceKind>(plan: &Plan<'_, K>) -> Service {
+    let names = &plan.names;
+    Service {
+        metadata: names.meta(names.gateway(), names.labels(Component::Gateway)),
+        spec: Some(ServiceSpec {
+            selector: Some(names.selector(Component::Gateway)),
+            ports: Some(service_ports(80)),
+            ..ServiceSpec::default()
+        }),
+        ..Service::default()
+    }
+}

@@ -1,0 +1,100 @@
+//! Everything that a service consists of, as objects: pure, from what was read to what is to be applied.
+
+pub mod cloud_native_pg;
+mod config;
+mod gateway;
+mod init;
+pub mod names;
+mod pods;
+pub mod shards;
+pub mod topics;
+mod workers;
+
+use kube::Resource;
+use kube::core::{ApiResource, DynamicObject};
+use serde::Serialize;
+
+use crate::identity::Identity;
+use crate::images::Images;
+use crate::kind::ServiceKind;
+use names::Names;
+use shards::ShardSource;
+
+/// A service that can be built: what was read, found good.
+#[derive(Clone, Debug)]
+pub struct Plan<'a, K> {
+    /// The custom resource.
+    pub service: &'a K,
+    /// Names and labels.
+    pub names: Names,
+    /// Identity of its data, and the number of partitions that own slots.
+    pub identity: Identity,
+    /// Where its shards are.
+    pub shards: Vec<ShardSource>,
+    /// The service's image.
+    pub image: String,
+    /// The operator's images.
+    pub images: &'a Images,
+}
+
+/// Why a service cannot be built: an object that is no object, which is our fault.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// It cannot be written as JSON.
+    #[error("cannot write an object: {0}")]
+    Json(#[from] serde_json::Error),
+    /// It cannot be written as YAML.
+    #[error("cannot write the configuration: {0}")]
+    Yaml(#[from] serde_yaml::Error),
+}
+
+/// An object of any type, to be applied.
+#[derive(Clone, Debug)]
+pub struct Object {
+    /// Its type.
+    pub resource: ApiResource,
+    /// The object.
+    pub object: DynamicObject,
+}
+
+impl Object {
+    /// A typed object as one of any type.
+    pub fn new<K: Resource<DynamicType = ()> + Serialize>(typed: &K) -> Result<Self, BuildError> {
+        let resource = ApiResource::erase::<K>(&());
+        let mut value = serde_json::to_value(typed)?;
+        if let Some(object) = value.as_object_mut() {
+            object.insert("apiVersion".to_owned(), resource.api_version.clone().into());
+            object.insert("kind".to_owned(), resource.kind.clone().into());
+            object.remove("status");
+        }
+        Ok(Self { resource, object: serde_json::from_value(value)? })
+    }
+
+    /// `Kind/name`, for logs.
+    pub fn describe(&self) -> String {
+        format!("{}/{}", self.resource.kind, self.object.metadata.name.as_deref().unwrap_or_default())
+    }
+}
+
+/// What the service stands on: identity, configuration, shards.
+pub fn foundation<K: ServiceKind>(plan: &Plan<'_, K>) -> Result<Vec<Object>, BuildError> {
+    let mut objects = vec![Object::new(&plan.identity.config_map(plan))?, Object::new(&config::config_map(plan)?)?];
+    for shard in &plan.shards {
+        if let Some(cluster) = cloud_native_pg::cluster(plan, shard) {
+            objects.push(Object::new(&cluster)?);
+        }
+    }
+    Ok(objects)
+}
+
+/// What runs on it: the init Job, workers and gateways. To be applied once the shards can be reached.
+pub fn processes<K: ServiceKind>(plan: &Plan<'_, K>) -> Result<Vec<Object>, BuildError> {
+    let hash = config::hash(plan)?;
+    let mut objects = vec![Object::new(&init::job(plan)?)?, Object::new(&workers::service(plan))?];
+    for shard in &plan.shards {
+        objects.push(Object::new(&workers::stateful_set(plan, shard, &hash))?);
+    }
+    objects.push(Object::new(&gateway::service(plan))?);
+    objects.push(Object::new(&gateway::deployment(plan, &hash))?);
+    Ok(objects)
+}

@@ -1,0 +1,148 @@
+//! Names and labels: those that a user may rely on, and how everything is told apart.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, OwnerReference};
+use kube::api::ObjectMeta;
+
+/// The field manager of everything that the operator applies.
+pub const MANAGER: &str = "shardlane";
+/// Label of the partition of pods and shards.
+pub const PARTITION: &str = "shardlane.dev/partition";
+/// Label of the service's kind, since services of two kinds may share a name.
+pub const KIND: &str = "shardlane.dev/kind";
+
+/// What a part of a service does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Component {
+    /// A worker.
+    Worker,
+    /// A gateway.
+    Gateway,
+    /// The init Job.
+    Init,
+    /// A shard.
+    Shard,
+    /// What is not a process.
+    Config,
+}
+
+impl Component {
+    fn label(self) -> &'static str {
+        match self {
+            Self::Worker => "worker",
+            Self::Gateway => "gateway",
+            Self::Init => "init",
+            Self::Shard => "shard",
+            Self::Config => "config",
+        }
+    }
+}
+
+/// Names of a service's parts.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Names {
+    /// The service.
+    pub service: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its kind.
+    pub kind: String,
+    /// What makes its parts go with it.
+    pub owner: OwnerReference,
+}
+
+impl Names {
+    /// `<service>-<partition>`.
+    pub fn worker(&self, partition: u32) -> String {
+        format!("{}-{partition}", self.service)
+    }
+
+    /// `<service>-<partition>-0`.
+    pub fn worker_pod(&self, partition: u32) -> String {
+        format!("{}-0", self.worker(partition))
+    }
+
+    /// `<service>-shard-<partition>`.
+    pub fn shard(&self, partition: u32) -> String {
+        format!("{}-shard-{partition}", self.service)
+    }
+
+    /// `<service>-gateway`.
+    pub fn gateway(&self) -> String {
+        format!("{}-gateway", self.service)
+    }
+
+    /// `<service>-workers`: gives pods of workers their names in DNS.
+    pub fn workers(&self) -> String {
+        format!("{}-workers", self.service)
+    }
+
+    /// `<service>-config`.
+    pub fn config(&self) -> String {
+        format!("{}-config", self.service)
+    }
+
+    /// `<service>-identity`.
+    pub fn identity(&self) -> String {
+        format!("{}-identity", self.service)
+    }
+
+    /// Labels by which a component's pods are selected; they never change.
+    pub fn selector(&self, component: Component) -> BTreeMap<String, String> {
+        let label = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+        BTreeMap::from([
+            label("app.kubernetes.io/name", "shardlane"),
+            label("app.kubernetes.io/instance", &self.service),
+            label("app.kubernetes.io/component", component.label()),
+            label(KIND, &self.kind),
+        ])
+    }
+
+    /// A component's labels.
+    pub fn labels(&self, component: Component) -> BTreeMap<String, String> {
+        let mut labels = self.selector(component);
+        labels.insert("app.kubernetes.io/part-of".to_owned(), "shardlane".to_owned());
+        labels.insert("app.kubernetes.io/managed-by".to_owned(), MANAGER.to_owned());
+        labels
+    }
+
+    /// A component's labels, with its partition.
+    pub fn labels_of(&self, component: Component, partition: u32) -> BTreeMap<String, String> {
+        let mut labels = self.labels(component);
+        labels.insert(PARTITION.to_owned(), partition.to_string());
+        labels
+    }
+
+    /// Selects a component's pods.
+    pub fn label_selector(&self, component: Component) -> LabelSelector {
+        LabelSelector { match_labels: Some(self.selector(component)), ..LabelSelector::default() }
+    }
+
+    /// Selects all objects of the service, as the API server reads it.
+    pub fn all(&self) -> String {
+        format!("app.kubernetes.io/instance={},{KIND}={},app.kubernetes.io/managed-by={MANAGER}", self.service, self.kind)
+    }
+
+    /// Selects the workers' pods, as the API server reads it.
+    pub fn worker_selector(&self) -> String {
+        let pairs: Vec<_> =
+            self.selector(Component::Worker).into_iter().map(|(key, value)| format!("{key}={value}")).collect();
+        pairs.join(",")
+    }
+
+    /// Metadata of an object that goes with the service.
+    pub fn meta(&self, name: String, labels: BTreeMap<String, String>) -> ObjectMeta {
+        ObjectMeta { owner_references: Some(vec![self.owner.clone()]), ..self.lasting_meta(name, labels) }
+    }
+
+    /// Metadata of an object that outlives the service.
+    pub fn lasting_meta(&self, name: String, labels: BTreeMap<String, String>) -> ObjectMeta {
+        ObjectMeta {
+            name: Some(name),
+            namespace: Some(self.namespace.clone()),
+            labels: Some(labels),
+            ..ObjectMeta::default()
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! The controller: one for each kind, all the same. Reads, decides, builds, applies, says what it found.
+
+pub mod apply;
+pub mod dereference;
+pub mod status;
+pub mod validate;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::api::{Patch, PatchParams};
+use kube::runtime::controller::{Action, Controller};
+use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use kube::runtime::watcher;
+use kube::{Api, Client, ResourceExt};
+use serde_json::json;
+
+use crate::api::status::ServiceStatus;
+use crate::build::names::{MANAGER, Names};
+use crate::build::{self, BuildError, Plan, shards};
+use crate::identity::Identity;
+use crate::images::Images;
+use crate::kind::ServiceKind;
+use crate::telemetry::Telemetry;
+use dereference::{Found, dereference};
+use status::{Facts, status};
+use validate::Obstacle;
+
+/// How often a service that waits is looked at besides what watches tell: Clusters and Secrets are not watched.
+const WHILE_WAITING: Duration = Duration::from_secs(3);
+/// How often a service is looked at when all is well.
+const WHEN_SETTLED: Duration = Duration::from_secs(300);
+
+/// What a controller needs.
+pub struct Context {
+    /// The API server.
+    pub client: Client,
+    /// This release's images.
+    pub images: Images,
+    telemetry: Telemetry,
+    recorder: Recorder,
+}
+
+impl Context {
+    /// A context of this operator.
+    pub fn new(client: Client, images: Images, telemetry: Telemetry) -> Self {
+        let reporter = Reporter { controller: "shardlane".to_owned(), instance: None };
+        Self { recorder: Recorder::new(client.clone(), reporter), client, images, telemetry }
+    }
+}
+
+/// Why a turn failed; it is tried again.
+#[derive(Debug, thiserror::Error)]
+pub enum ReconcileError {
+    /// The API server refused or did not answer.
+    #[error("the API server: {0}")]
+    Api(#[from] kube::Error),
+    /// An object could not be built.
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    /// An object lacks what every object has.
+    #[error("the resource has no {0}, which the API server always gives it")]
+    Incomplete(&'static str),
+}
+
+/// Watches a kind until the shutdown.
+pub async fn run<K: ServiceKind>(context: Arc<Context>) {
+    let client = context.client.clone();
+    let telemetry = context.telemetry.clone();
+    let kind = K::kind(&());
+    let all = || watcher::Config::default();
+    Controller::new(Api::<K>::all(client.clone()), all())
+        .owns(Api::<StatefulSet>::all(client.clone()), all())
+        .owns(Api::<Deployment>::all(client.clone()), all())
+        .owns(Api::<Job>::all(client.clone()), all())
+        .owns(Api::<ConfigMap>::all(client), all())
+        .shutdown_on_signal()
+        .run(reconcile::<K>, on_error::<K>, context)
+        .for_each(async |result| {
+            telemetry.turned(&kind, result.is_ok());
+            if let Err(error) = result {
+                tracing::debug!(%error, "a turn did not come to its end");
+            }
+        })
+        .await;
+}
+
+fn on_error<K: ServiceKind>(service: Arc<K>, error: &ReconcileError, _: Arc<Context>) -> Action {
+    tracing::warn!(service = service.name_any(), %error, "trying again");
+    Action::requeue(WHILE_WAITING)
+}
+
+/// One turn for one service.
+async fn reconcile<K: ServiceKind>(service: Arc<K>, context: Arc<Context>) -> Result<Action, ReconcileError> {
+    if service.meta().deletion_timestamp.is_some() {
+        // What belongs to the service goes by its owner references, and what outlives it stays.
+        return Ok(Action::await_change());
+    }
+    let names = names_of(&*service)?;
+    let spec = service.service();
+    let image = image_of(&*service, &context.images);
+    let turn = match dereference::identity(&context.client, &names).await? {
+        Some(Err(broken)) => Turn::stopped(Obstacle {
+            reason: "IdentityBroken",
+            message: broken.to_string(),
+            passes: false,
+        }),
+        Some(Ok(identity)) => match validate::identity(spec, &identity) {
+            Ok(()) => run_turn(&context, &*service, &names, identity, &image).await?,
+            Err(obstacle) => Turn::stopped(obstacle),
+        },
+        None => {
+            let identity = Identity {
+                service_id: uuid::Uuid::new_v4().to_string(),
+                partitions: spec.partitions,
+                max_partitions: spec.max_partitions,
+            };
+            // Created, never applied: of two operators at once, the second must find the first one's.
+            dereference::record(&context.client, &names, &identity.first_config_map(&names)).await?;
+            return Ok(Action::requeue(Duration::ZERO));
+        }
+    };
+    let facts = Facts {
+        generation: service.meta().generation,
+        names: &names,
+        identity: turn.identity.as_ref(),
+        shards: &turn.shards,
+        found: &turn.found,
+        init_job: turn.init_job.as_deref(),
+        gateways: spec.gateway.replicas,
+        obstacle: turn.obstacle,
+        unfulfilled: turn.identity.as_ref().and_then(|identity| validate::unfulfilled(spec, identity)),
+        image: Some(default_image(&*service, &context.images)),
+    };
+    let now = status(&facts, service.status());
+    let settled = facts.obstacle.is_none() && now.ready_replicas == now.replicas;
+    report(&context, &*service, &names, now).await?;
+    Ok(Action::requeue(if settled { WHEN_SETTLED } else { WHILE_WAITING }))
+}
+
+/// What a turn found and did.
+#[derive(Default)]
+struct Turn {
+    identity: Option<Identity>,
+    shards: Vec<shards::ShardSource>,
+    found: Found,
+    init_job: Option<String>,
+    obstacle: Option<Obstacle>,
+}
+
+impl Turn {
+    fn stopped(obstacle: Obstacle) -> Self {
+        Self { obstacle: Some(obstacle), ..Self::default() }
+    }
+}
+
+async fn run_turn<K: ServiceKind>(
+    context: &Context,
+    service: &K,
+    names: &Names,
+    identity: Identity,
+    image: &str,
+) -> Result<Turn, ReconcileError> {
+    let client = &context.client;
+    let shards = shards::sources(names, &service.service().postgres, identity.partitions);
+    let plan = Plan {
+        service,
+        names: names.clone(),
+        identity: identity.clone(),
+        shards: shards.clone(),
+        image: image.to_owned(),
+        images: &context.images,
+    };
+    let found = dereference(client, names, &shards).await?;
+    let mut turn = Turn { identity: Some(identity), shards, found, ..Turn::default() };
+    let mut wanted = build::foundation(&plan)?;
+    if let Err(obstacle) = validate::shards(&turn.shards, &turn.found) {
+        // Without CloudNativePG's CRD its Clusters cannot be applied.
+        wanted.retain(|object| turn.found.clusters.is_some() || object.resource.group != "postgresql.cnpg.io");
+        apply::apply(client, names, &wanted).await?;
+        turn.obstacle = Some(obstacle);
+        return Ok(turn);
+    }
+    wanted.extend(build::processes(&plan)?);
+    apply::apply(client, names, &wanted).await?;
+    apply::delete_orphans(client, names, &wanted).await?;
+    let job = wanted.iter().find(|object| object.resource.kind == "Job");
+    turn.init_job = job.and_then(|job| job.object.metadata.name.clone());
+    Ok(turn)
+}
+
+fn names_of<K: ServiceKind>(service: &K) -> Result<Names, ReconcileError> {
+    Ok(Names {
+        service: service.name_any(),
+        namespace: service.namespace().ok_or(ReconcileError::Incomplete("namespace"))?,
+        kind: K::kind(&()).into_owned(),
+        owner: service.controller_owner_ref(&()).ok_or(ReconcileError::Incomplete("uid"))?,
+    })
+}
+
+/// The image of workers that the spec does not name: the one that was current when the resource was made.
+fn default_image<'a, K: ServiceKind>(service: &'a K, images: &'a Images) -> &'a str {
+    let recorded = service.status().and_then(|status| status.image.as_deref());
+    recorded.unwrap_or_else(|| K::default_image(images))
+}
+
+fn image_of<K: ServiceKind>(service: &K, images: &Images) -> String {
+    let named = service.service().worker.image.clone();
+    named.unwrap_or_else(|| default_image(service, images).to_owned())
+}
+
+/// Writes the status if it has changed, and tells of a change for better or worse.
+async fn report<K: ServiceKind>(
+    context: &Context,
+    service: &K,
+    names: &Names,
+    now: ServiceStatus,
+) -> Result<(), ReconcileError> {
+    if service.status() == Some(&now) {
+        return Ok(());
+    }
+    let api: Api<K> = Api::namespaced(context.client.clone(), &names.namespace);
+    let patch = json!({ "status": now });
+    api.patch_status(&names.service, &PatchParams::apply(MANAGER), &Patch::Merge(&patch)).await?;
+    let reason_in = |status: &ServiceStatus| {
+        let ready = status.conditions.iter().find(|condition| condition.type_ == "Ready")?;
+        Some((ready.reason.clone(), ready.message.clone(), ready.status == "True"))
+    };
+    let Some((reason, message, ready)) = reason_in(&now) else { return Ok(()) };
+    if service.status().and_then(reason_in).is_some_and(|(last, _, _)| last == reason) {
+        return Ok(());
+    }
+    let event = Event {
+        type_: if ready || now.phase != crate::api::status::Phase::Degraded { EventType::Normal } else { EventType::Warning },
+        reason,
+        note: Some(if ready { format!("{} partitions are ready", now.replicas) } else { message }),
+        action: "Reconcile".to_owned(),
+        secondary: None,
+    };
+    context.recorder.publish(&event, &service.object_ref(&())).await?;
+    Ok(())
+}

@@ -1,0 +1,41 @@
+//! What one kind of service supplies; everything else is the same for all of them.
+
+use kube::Resource;
+use kube::core::NamespaceResourceScope;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use shardlane_config::TopicConfig;
+
+use crate::api::common::ServiceSpec;
+use crate::api::status::ServiceStatus;
+use crate::images::Images;
+
+/// A kind of service, as its custom resource.
+pub trait ServiceKind:
+    Resource<DynamicType = (), Scope = NamespaceResourceScope>
+    + Clone
+    + std::fmt::Debug
+    + Serialize
+    + DeserializeOwned
+    + Send
+    + Sync
+    + 'static
+{
+    /// Program of the workers and gateways in their image.
+    const PROGRAM: &'static str;
+
+    /// What it has in common with the others.
+    fn service(&self) -> &ServiceSpec;
+
+    /// What the operator last said of it.
+    fn status(&self) -> Option<&ServiceStatus>;
+
+    /// Its topics, but for those that every kind has.
+    fn topics(&self) -> Vec<TopicConfig>;
+
+    /// What its workers and gateways read besides, as the workers' crate has it.
+    fn settings(&self) -> serde_yaml::Result<serde_yaml::Value>;
+
+    /// The image that a new service gets.
+    fn default_image(images: &Images) -> &str;
+}

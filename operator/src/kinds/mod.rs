@@ -1,0 +1,3 @@
+//! The kinds, one file each.
+
+mod signup_shard;
