@@ -35,7 +35,9 @@ require_provider() {
 Either install Docker or Podman, and kind (any system); or be root on Debian 12 (no engine needed)."
   have cargo || fail "cargo is missing: install Rust, as https://rustup.rs says"
   mkdir -p "$STATE" "$LOGS"
-  pick_provider >"$STATE/provider"
+  # Not straight into the file: it is where the choice is looked up.
+  printf '%s' "$(pick_provider)" >"$STATE/provider.new"
+  mv "$STATE/provider.new" "$STATE/provider"
 }
 
 cluster_up() {
@@ -130,7 +132,7 @@ show_sign_ups() {
   kill "$pid"
   trap - EXIT
   say "Where they are:"
-  kubectl get signupshard demo -o go-template='{{range .status.partitions}}{{printf "  partition %.0f  worker %s  shard %s  slots %s\n" .partition .worker .shard .slots}}{{end}}'
+  kubectl get signupshard demo -o go-template='{{range .status.partitions}}{{printf "  partition %d  worker %s  shard %s  slots %s\n" .partition .worker .shard .slots}}{{end}}'
 }
 
 cluster_down() { load_provider; provider_down; say "The cluster is gone."; }

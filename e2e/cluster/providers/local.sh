@@ -10,7 +10,7 @@ source "$CLUSTER_DIR/local/binaries.sh"
 source "$CLUSTER_DIR/local/pki.sh"
 source "$CLUSTER_DIR/local/images.sh"
 
-KAFKA_IMAGE="docker.io/shardlane/kafka:local"
+KAFKA_IMAGE="docker.io/shardlane/kafka:$(hash_of "$CLUSTER_DIR/kafka")"
 POSTGRES_IMAGE="docker.io/shardlane/postgresql:15"
 VOLUMES=60
 PACKAGES=(containerd runc containernetworking-plugins iptables iproute2 conntrack socat tini openssl buildah mmdebstrap)
@@ -133,6 +133,9 @@ provider_down() {
   stop_node
   rm -rf "$STATE"
 }
+
+# Runs a command where the node's processes and addresses are.
+provider_node() { inside "$@"; }
 
 provider_status() {
   if node_pid >/dev/null; then say "node: process $(node_pid)"; else say "node: not running"; fi

@@ -1,7 +1,7 @@
 //! Everything that a service consists of, as objects: pure, from what was read to what is to be applied.
 
 pub mod cloud_native_pg;
-mod config;
+pub mod config;
 mod gateway;
 mod init;
 pub mod names;

@@ -1,0 +1,163 @@
+//! A service on a cluster.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use kube::{Api, Client, ResourceExt};
+use shardlane_operator::api::signup_shard::SignupShard;
+use shardlane_runtime::config::ServiceConfig;
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions, PgConnection};
+use tokio::process::Command;
+use tokio::sync::OnceCell;
+
+use crate::forward::Forward;
+use crate::{setting, until};
+
+/// The namespace of the tests' services.
+pub const NAMESPACE: &str = "default";
+/// Kafka, as pods reach it.
+pub const KAFKA: &str = "kafka.kafka:9092";
+/// Kafka, as tests reach it: the broker says this very address, so the port is fixed.
+pub const FORWARDED_KAFKA: &str = "127.0.0.1:19092";
+
+/// A way to the broker, opened once for all tests of a process.
+pub async fn kafka(client: &Client) -> Result<Arc<Forward>> {
+    static KAFKA: OnceCell<Arc<Forward>> = OnceCell::const_new();
+    let open = async || {
+        let forward = Forward::open(client, "kafka", "app.kubernetes.io/name=kafka", 19_092, 19_092).await?;
+        Ok::<_, anyhow::Error>(Arc::new(forward))
+    };
+    Ok(Arc::clone(KAFKA.get_or_try_init(open).await?))
+}
+
+/// A SignupShard on the cluster.
+pub struct ClusterService {
+    client: Client,
+    /// Its name.
+    pub name: String,
+    /// What its processes read.
+    pub config: ServiceConfig,
+    forwards: Vec<Forward>,
+}
+
+impl ClusterService {
+    /// Applies a spec, after removing what an earlier run left of it, and waits until it is ready.
+    pub async fn start(client: &Client, name: &str, mut spec: serde_json::Value) -> Result<Self> {
+        spec["kafka"] = serde_json::json!({ "external": { "bootstrapServers": KAFKA } });
+        spec["worker"] = serde_json::json!({ "image": setting("SHARDLANE_TEST_SIGNUP_IMAGE")? });
+        let service = SignupShard::new(name, serde_json::from_value(spec)?);
+        services(client).create(&PostParams::default(), &service).await.context("the service was refused")?;
+        let service = Self { client: client.clone(), name: name.to_owned(), config: wait_ready(client, name).await?, forwards: Vec::new() };
+        Ok(service)
+    }
+
+    /// URL of its gateway.
+    pub async fn gateway(&mut self) -> Result<String> {
+        let labels = format!("app.kubernetes.io/instance={},app.kubernetes.io/component=gateway", self.name);
+        let forward = Forward::open(&self.client, NAMESPACE, &labels, 8080, 0).await?;
+        let url = forward.url();
+        self.forwards.push(forward);
+        Ok(url)
+    }
+
+    /// A connection to the primary of a partition's CloudNativePG Cluster.
+    pub async fn shard(&mut self, partition: u32) -> Result<PgConnection> {
+        let cluster = format!("{}-shard-{partition}", self.name);
+        let labels = format!("cnpg.io/cluster={cluster},cnpg.io/instanceRole=primary");
+        let forward = Forward::open(&self.client, NAMESPACE, &labels, 5432, 0).await?;
+        let secret = Api::<Secret>::namespaced(self.client.clone(), NAMESPACE).get(&format!("{cluster}-app")).await?;
+        let uri = secret.data.as_ref().and_then(|data| data.get("uri")).context("no uri")?;
+        let options: PgConnectOptions = String::from_utf8(uri.0.clone())?.parse()?;
+        let options = options.host("127.0.0.1").port(forward.address.port());
+        self.forwards.push(forward);
+        Ok(options.connect().await?)
+    }
+
+    /// Kills a worker's process on its node with SIGKILL, and waits until it is ready again.
+    pub async fn kill_worker(&self, partition: u32) -> Result<()> {
+        let pods: Api<Pod> = Api::namespaced(self.client.clone(), NAMESPACE);
+        let name = format!("{}-{partition}-0", self.name);
+        let pod = pods.get(&name).await?;
+        let uid = pod.uid().context("uid")?;
+        let restarts = restarts_of(&pod);
+        // Where cgroups are managed by systemd, their names have underscores.
+        let script = format!(
+            "for p in $(pgrep -f '^signup worker'); do \
+               if tr _ - </proc/$p/cgroup | grep -q {uid}; then kill -KILL $p && echo killed; fi; done"
+        );
+        let output = on_node(&["sh", "-c", &script]).await?;
+        if !output.contains("killed") {
+            bail!("no process of {name} was found on the node: {output}");
+        }
+        until(Duration::from_secs(120), async || {
+            let pod = pods.get(&name).await?;
+            if restarts_of(&pod) > restarts && crate::forward::is_ready(&pod) { Ok(()) } else { bail!("{name} is not back") }
+        })
+        .await
+    }
+
+    /// Deletes the service and its databases.
+    pub async fn remove(self) -> Result<()> {
+        remove(&self.client, &self.name).await
+    }
+}
+
+/// Removes a service whole: the resource, its data and its identity.
+pub async fn remove(client: &Client, name: &str) -> Result<()> {
+    let services = services(client);
+    let policy = serde_json::json!({ "spec": { "deletionPolicy": "Delete" } });
+    if services.get_opt(name).await?.is_none() {
+        return Ok(());
+    }
+    let patched = services.patch(name, &PatchParams::default(), &Patch::Merge(&policy)).await?;
+    let generation = patched.metadata.generation;
+    until(Duration::from_secs(60), async || {
+        let status = services.get(name).await?.status.unwrap_or_default();
+        if status.observed_generation == generation { Ok(()) } else { bail!("the operator has not seen the policy") }
+    })
+    .await?;
+    services.delete(name, &DeleteParams::foreground()).await?;
+    until(Duration::from_secs(180), async || match services.get_opt(name).await? {
+        None => Ok(()),
+        Some(_) => bail!("{name} is still there"),
+    })
+    .await
+}
+
+fn services(client: &Client) -> Api<SignupShard> {
+    Api::namespaced(client.clone(), NAMESPACE)
+}
+
+async fn wait_ready(client: &Client, name: &str) -> Result<ServiceConfig> {
+    let services = services(client);
+    until(Duration::from_secs(300), async || {
+        let status = services.get(name).await?.status.unwrap_or_default();
+        let ready = status.conditions.iter().find(|condition| condition.type_ == "Ready");
+        match ready {
+            Some(ready) if ready.status == "True" => Ok(()),
+            Some(ready) => bail!("{name}: {}: {}", ready.reason, ready.message),
+            None => bail!("the operator has not said anything of {name}"),
+        }
+    })
+    .await?;
+    let map = Api::<ConfigMap>::namespaced(client.clone(), NAMESPACE).get(&format!("{name}-config")).await?;
+    let text = map.data.as_ref().and_then(|data| data.get("service.yaml")).context("no service.yaml")?;
+    Ok(serde_yaml::from_str(text)?)
+}
+
+fn restarts_of(pod: &Pod) -> i32 {
+    let containers = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref());
+    containers.into_iter().flatten().map(|container| container.restart_count).sum()
+}
+
+/// Runs a command on the cluster's node.
+async fn on_node(command: &[&str]) -> Result<String> {
+    let cluster = Path::new(env!("CARGO_MANIFEST_DIR")).join("cluster/cluster");
+    let output = Command::new(cluster).arg("node").args(command).output().await?;
+    Ok(String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+}

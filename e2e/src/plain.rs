@@ -1,0 +1,242 @@
+//! A service of plain processes, on the Kafka and Postgres that the test run started.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use kube::api::ObjectMeta;
+use shardlane_operator::api::signup_shard::SignupShard;
+use shardlane_operator::build::names::Names;
+use shardlane_operator::build::{Plan, config};
+use shardlane_operator::identity::Identity;
+use shardlane_operator::images::Images;
+use shardlane_runtime::config::ServiceConfig;
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use tokio::process::{Child, Command};
+
+use crate::{free_port, setting, until};
+
+/// A service: configured as the operator would, prepared by the mover, with databases of its own.
+pub struct PlainService {
+    /// What its processes read.
+    pub config: ServiceConfig,
+    folder: PathBuf,
+    partitions: u32,
+    worker_ports: u16,
+}
+
+/// A process of a service.
+pub struct Process {
+    child: Child,
+    /// Where its users reach it.
+    pub url: String,
+    probes: String,
+}
+
+impl PlainService {
+    /// Makes a service of a SignupShard's spec; `name` is unique to the test.
+    pub async fn prepare(name: &str, mut spec: serde_json::Value) -> Result<Self> {
+        spec["kafka"] = serde_json::json!({ "external": { "bootstrapServers": setting("SHARDLANE_TEST_KAFKA")? } });
+        spec["postgres"] = serde_json::json!({ "external": { "shards": [] } });
+        let partitions = u32::try_from(spec["partitions"].as_u64().context("partitions")?)?;
+        let mut service = SignupShard::new(name, serde_json::from_value(spec)?);
+        service.metadata = ObjectMeta { uid: Some("test".to_owned()), namespace: Some("test".to_owned()), ..service.metadata };
+        let folder = std::env::temp_dir().join(format!("shardlane-{name}-{}", std::process::id()));
+        let mut config = service_config(&service, partitions)?;
+        // Ports that differ in their last digit stand for the pods' names.
+        let tens = 2_000 + rand::random_range(0..2_000);
+        config.worker_url = format!("http://127.0.0.1:{tens}{{partition}}");
+        let service = Self { config, folder, partitions, worker_ports: tens * 10 };
+        service.write_files().await?;
+        service.init().await?;
+        Ok(service)
+    }
+
+    async fn write_files(&self) -> Result<()> {
+        for partition in 0..self.partitions {
+            let mut admin = PgConnection::connect(&setting("SHARDLANE_TEST_POSTGRES")?).await?;
+            let statement = format!("CREATE DATABASE \"{}\"", self.database(partition));
+            sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut admin).await?;
+            let shard = self.folder.join("shards").join(partition.to_string());
+            std::fs::create_dir_all(&shard)?;
+            std::fs::write(shard.join("uri"), self.uri(partition)?)?;
+        }
+        std::fs::write(self.folder.join("service.yaml"), serde_yaml::to_string(&self.config)?)?;
+        Ok(())
+    }
+
+    fn database(&self, partition: u32) -> String {
+        format!("{}-{partition}", self.config.name)
+    }
+
+    fn uri(&self, partition: u32) -> Result<String> {
+        let admin = setting("SHARDLANE_TEST_POSTGRES")?;
+        let server = admin.strip_suffix("/postgres").context("SHARDLANE_TEST_POSTGRES ends with /postgres")?;
+        Ok(format!("{server}/{}", self.database(partition)))
+    }
+
+    /// Runs `mover init`, as its Job would.
+    pub async fn init(&self) -> Result<()> {
+        let schema = self.folder.join("schema.json");
+        run("signup", &["schema", "--format=json", &format!("--output={}", schema.display())]).await?;
+        let argument = |name: &str, value: &str| format!("--{name}={value}");
+        let path = |name: &str| self.folder.join(name).display().to_string();
+        let arguments = [
+            "init".to_owned(),
+            argument("config", &path("service.yaml")),
+            argument("schema", &schema.display().to_string()),
+            argument("plan-id", "first"),
+            argument("partitions", &self.partitions.to_string()),
+            argument("shards", &path("shards")),
+        ];
+        run("mover", &arguments.iter().map(String::as_str).collect::<Vec<_>>()).await
+    }
+
+    /// Starts a worker.
+    pub async fn worker(&self, partition: u32) -> Result<Process> {
+        self.start_worker(partition, self.worker_ports + u16::try_from(partition)?)
+    }
+
+    /// Starts another worker of a partition that has one, where no gateway looks for it.
+    pub async fn second_worker(&self, partition: u32) -> Result<Process> {
+        self.start_worker(partition, free_port()?)
+    }
+
+    fn start_worker(&self, partition: u32, port: u16) -> Result<Process> {
+        let variables = [
+            ("SHARDLANE_PARTITION", partition.to_string()),
+            ("SHARDLANE_POSTGRES_URI", self.uri(partition)?),
+        ];
+        self.start("worker", port, &variables)
+    }
+
+    /// Starts all workers and waits for them.
+    pub async fn workers(&self) -> Result<Vec<Process>> {
+        let mut workers = Vec::new();
+        for partition in 0..self.partitions {
+            workers.push(self.worker(partition).await?);
+        }
+        for worker in &workers {
+            worker.ready().await?;
+        }
+        Ok(workers)
+    }
+
+    /// Starts a gateway and waits for it.
+    pub async fn gateway(&self, variables: &[(&str, String)]) -> Result<Process> {
+        let gateway = self.start("gateway", free_port()?, variables)?;
+        gateway.ready().await?;
+        Ok(gateway)
+    }
+
+    fn start(&self, command: &str, port: u16, variables: &[(&str, String)]) -> Result<Process> {
+        let probes = free_port()?;
+        let log = std::fs::File::options().create(true).append(true).open(self.folder.join(format!("{command}-{port}.log")))?;
+        let child = Command::new(program("signup")?)
+            .arg(command)
+            .arg(format!("--config={}", self.folder.join("service.yaml").display()))
+            .args([format!("--http-port={port}"), format!("--metrics-port={probes}")])
+            .envs(variables.iter().map(|(name, value)| (*name, value)))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .kill_on_drop(true)
+            .spawn()?;
+        let url = |port| format!("http://127.0.0.1:{port}");
+        Ok(Process { child, url: url(port), probes: url(probes) })
+    }
+
+    /// A connection to a shard.
+    pub async fn shard(&self, partition: u32) -> Result<PgConnection> {
+        Ok(PgConnection::connect(&self.uri(partition)?).await?)
+    }
+
+    /// Connections to all shards, by partition.
+    pub async fn shards(&self) -> Result<Vec<PgConnection>> {
+        futures::future::try_join_all((0..self.partitions).map(|partition| self.shard(partition))).await
+    }
+
+    /// Name of the topic with this role.
+    pub fn topic(&self, role: &str) -> Result<&str> {
+        Ok(&self.config.topic(role)?.name)
+    }
+}
+
+impl Drop for PlainService {
+    fn drop(&mut self) {
+        // Logs of a test that failed are worth keeping.
+        if !std::thread::panicking() {
+            let _ = std::fs::remove_dir_all(&self.folder);
+        }
+    }
+}
+
+impl Process {
+    /// Waits until it does its work.
+    pub async fn ready(&self) -> Result<()> {
+        let url = format!("{}/readyz", self.probes);
+        until(Duration::from_secs(30), async || {
+            let answer = reqwest::get(&url).await?;
+            let (status, text) = (answer.status(), answer.text().await?);
+            if status.is_success() { Ok(()) } else { bail!("not ready: {text}") }
+        })
+        .await
+    }
+
+    /// A probe's or the metrics' text.
+    pub async fn probe(&self, path: &str) -> Result<String> {
+        Ok(reqwest::get(format!("{}{path}", self.probes)).await?.text().await?)
+    }
+
+    /// Ends it without a word, as SIGKILL does.
+    pub async fn kill(&mut self) -> Result<()> {
+        Ok(self.child.kill().await?)
+    }
+
+    /// Waits until it ends by itself; its exit code.
+    pub async fn end(&mut self, patience: Duration) -> Result<Option<i32>> {
+        Ok(tokio::time::timeout(patience, self.child.wait()).await.context("it did not end")??.code())
+    }
+
+    /// Asks it to stop, as the kubelet does.
+    pub async fn stop(&mut self) -> Result<Option<i32>> {
+        let pid = self.child.id().context("it has ended")?.to_string();
+        let sent = Command::new("kill").args(["-TERM", &pid]).status().await?;
+        if !sent.success() {
+            bail!("cannot signal {pid}");
+        }
+        self.end(Duration::from_secs(20)).await
+    }
+}
+
+/// A program of the release build.
+fn program(name: &str) -> Result<PathBuf> {
+    Ok(PathBuf::from(setting("SHARDLANE_TEST_PROGRAMS")?).join(name))
+}
+
+async fn run(name: &str, arguments: &[&str]) -> Result<()> {
+    let output = Command::new(program(name)?).args(arguments).stdin(Stdio::null()).output().await?;
+    if !output.status.success() {
+        bail!("{name} failed: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(())
+}
+
+/// What the operator would tell the service's processes.
+fn service_config(service: &SignupShard, partitions: u32) -> Result<ServiceConfig> {
+    let names = Names {
+        service: service.metadata.name.clone().context("name")?,
+        namespace: "test".to_owned(),
+        kind: "SignupShard".to_owned(),
+        owner: kube::Resource::controller_owner_ref(service, &()).context("owner")?,
+    };
+    let identity = Identity {
+        service_id: uuid::Uuid::new_v4().to_string(),
+        partitions,
+        max_partitions: service.spec.service.max_partitions,
+    };
+    let images = Images { signup_image: String::new(), mover_image: String::new() };
+    let plan = Plan { service, names, identity, shards: Vec::new(), image: String::new(), images: &images };
+    Ok(config::service_config(&plan)?)
+}

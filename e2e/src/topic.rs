@@ -1,0 +1,102 @@
+//! Topics as a plain client sees them.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::{Offset, TopicPartitionList};
+use shardlane_runtime::config::KafkaConfig;
+use shardlane_runtime::kafka;
+use shardlane_runtime::producer::{Outgoing, Producer};
+
+/// A record as it lies in a topic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// Its partition.
+    pub partition: i32,
+    /// Its key.
+    pub key: Option<Vec<u8>>,
+    /// Its value.
+    pub value: Option<Vec<u8>>,
+    /// Its headers.
+    pub headers: Vec<(String, String)>,
+}
+
+impl Seen {
+    fn of(message: &BorrowedMessage<'_>) -> Self {
+        let text = |bytes: Option<&[u8]>| String::from_utf8_lossy(bytes.unwrap_or_default()).into_owned();
+        let headers = message.headers().map_or_else(Vec::new, |headers| {
+            headers.iter().map(|header| (header.key.to_owned(), text(header.value))).collect()
+        });
+        Self {
+            partition: message.partition(),
+            key: message.key().map(<[u8]>::to_vec),
+            value: message.payload().map(<[u8]>::to_vec),
+            headers,
+        }
+    }
+
+    /// A header's value.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
+    /// The value as JSON.
+    pub fn json(&self) -> Result<serde_json::Value> {
+        Ok(serde_json::from_slice(self.value.as_deref().context("no value")?)?)
+    }
+}
+
+/// A producer for tests.
+pub fn producer(bootstrap: &str) -> Result<Producer> {
+    let kafka = KafkaConfig { bootstrap_servers: bootstrap.to_owned() };
+    let mut config: ClientConfig = kafka::prompt_producer(&kafka, "test", Duration::from_secs(30));
+    config.set("message.max.bytes", "2000000");
+    Ok(Producer::new(&config)?)
+}
+
+/// Puts one record into a partition.
+pub async fn put(producer: &Producer, topic: &str, slot: u32, key: Option<&[u8]>, value: Option<&[u8]>) -> Result<()> {
+    let record = Outgoing {
+        topic: topic.to_owned(),
+        slot,
+        key: key.map(<[u8]>::to_vec),
+        value: value.map(<[u8]>::to_vec),
+        headers: Vec::new(),
+    };
+    producer.publish(&record).await.map(|_| ()).context("the broker did not take a record")
+}
+
+/// Reads a topic from its start until `enough` says so of all that was read.
+pub async fn read_until(
+    bootstrap: &str,
+    topic: &str,
+    patience: Duration,
+    enough: impl Fn(&[Seen]) -> bool + Send + 'static,
+) -> Result<Vec<Seen>> {
+    let (bootstrap, topic) = (bootstrap.to_owned(), topic.to_owned());
+    tokio::task::spawn_blocking(move || read(&bootstrap, &topic, patience, enough)).await?
+}
+
+fn read(bootstrap: &str, topic: &str, patience: Duration, enough: impl Fn(&[Seen]) -> bool) -> Result<Vec<Seen>> {
+    let kafka = KafkaConfig { bootstrap_servers: bootstrap.to_owned() };
+    let consumer: BaseConsumer = kafka::consumer(&kafka, "test").set("auto.offset.reset", "earliest").create()?;
+    let partitions = kafka::partitions_of(&consumer, topic)?.with_context(|| format!("no topic {topic}"))?;
+    let mut list = TopicPartitionList::new();
+    for partition in 0..partitions {
+        list.add_partition_offset(topic, partition.cast_signed(), Offset::Beginning)?;
+    }
+    consumer.assign(&list)?;
+    let (end, mut seen) = (Instant::now() + patience, Vec::new());
+    while !enough(&seen) {
+        if Instant::now() > end {
+            bail!("waited in vain for records of {topic}; read {}: {seen:.300?}", seen.len());
+        }
+        if let Some(message) = consumer.poll(Duration::from_millis(100)) {
+            seen.push(Seen::of(&message?));
+        }
+    }
+    Ok(seen)
+}

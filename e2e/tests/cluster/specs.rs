@@ -1,0 +1,76 @@
+//! Specs that cannot be: refused at once by the API server, or explained in a condition.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use kube::{Api, Client};
+use serde_json::{Value, json};
+use shardlane_e2e::cluster::{KAFKA, NAMESPACE};
+use shardlane_e2e::until;
+use shardlane_operator::api::signup_shard::SignupShard;
+
+fn service(name: &str, change: impl FnOnce(&mut Value)) -> Result<SignupShard> {
+    let mut spec = json!({
+        "partitions": 1,
+        "kafka": { "external": { "bootstrapServers": KAFKA } },
+        "postgres": { "external": { "shards": [{ "secretRef": { "name": "there-is-none" } }] } },
+    });
+    change(&mut spec);
+    Ok(SignupShard::new(name, serde_json::from_value(spec)?))
+}
+
+fn services(client: &Client) -> Api<SignupShard> {
+    Api::namespaced(client.clone(), NAMESPACE)
+}
+
+#[tokio::test]
+async fn bad_specs_are_refused_with_what_to_do() -> Result<()> {
+    let client = Client::try_default().await?;
+    let services = services(&client);
+    let dry = PostParams { dry_run: true, ..PostParams::default() };
+    let cases: [(&str, fn(&mut Value), &str); 5] = [
+        ("none", |spec| spec["partitions"] = json!(0), "greater than or equal to 1"),
+        ("too-many", |spec| spec["partitions"] = json!(25), "partitions is at most maxPartitions"),
+        ("no-shards", |spec| spec["postgres"] = json!({}), "exactly one of cloudNativePG and external"),
+        ("few-shards", |spec| spec["partitions"] = json!(2), "needs a Secret for each partition"),
+        ("a-name-of-more-than-forty-characters-which-is-too-long", |_| {}, "at most 40 characters"),
+    ];
+    for (name, change, word) in cases {
+        let refused = services.create(&dry, &service(name, change)?).await.err().context(name)?.to_string();
+        anyhow::ensure!(refused.contains(word), "{name}: {refused}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_missing_secret_is_said_and_what_never_changes_cannot_be_changed() -> Result<()> {
+    let client = Client::try_default().await?;
+    let services = services(&client);
+    let name = "specs-missing-secret";
+    let _ = services.delete(name, &DeleteParams::default()).await;
+    until(Duration::from_secs(30), async || match services.get_opt(name).await? {
+        None => Ok(()),
+        Some(_) => bail!("the last run's {name} is still there"),
+    })
+    .await?;
+    services.create(&PostParams::default(), &service(name, |_| {})?).await?;
+    let message = until(Duration::from_secs(30), async || {
+        let status = services.get(name).await?.status.context("no status")?;
+        let degraded = status.conditions.into_iter().find(|c| c.type_ == "Degraded").context("no condition")?;
+        if degraded.reason == "SecretMissing" { Ok(degraded.message) } else { bail!("{}", degraded.reason) }
+    })
+    .await?;
+    anyhow::ensure!(message.contains("there-is-none") && message.contains("uri"), "{message}");
+    for (change, word) in [
+        (json!({ "spec": { "maxPartitions": 25 } }), "maxPartitions never changes"),
+        (json!({ "spec": { "partitioner": "crc32" } }), "partitioner never changes"),
+        (json!({ "spec": { "usernames": { "canonicalForm": "exact" } } }), "canonicalForm never changes"),
+    ] {
+        let refused = services.patch(name, &PatchParams::default(), &Patch::Merge(&change)).await;
+        let refused = refused.err().context(word)?.to_string();
+        anyhow::ensure!(refused.contains(word), "{refused}");
+    }
+    services.delete(name, &DeleteParams::default()).await?;
+    Ok(())
+}

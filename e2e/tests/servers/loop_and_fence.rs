@@ -1,0 +1,97 @@
+//! The loop: nothing is lost or doubled when a worker dies, and of two workers the later one wins.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use serde_json::Value;
+use shardlane_e2e::plain::PlainService;
+use shardlane_e2e::signups::{check_shards, requests, send_all, told_the_same};
+use shardlane_e2e::{same, setting, topic};
+
+use crate::spec;
+
+#[tokio::test]
+async fn killed_workers_lose_and_double_nothing() -> Result<()> {
+    let service = PlainService::prepare("killed", spec("killed", 2, 6)).await?;
+    let mut workers = service.workers().await?;
+    let gateway = service.gateway(&[]).await?;
+    let all = requests("killed", 800, 1_000);
+    let (url, sending) = (gateway.url.clone(), all.clone());
+    let load = tokio::spawn(async move { send_all(&url, sending, 16).await });
+    while !load.is_finished() {
+        for (partition, worker) in workers.iter_mut().enumerate() {
+            worker.kill().await?;
+            *worker = service.worker(u32::try_from(partition)?).await?;
+            worker.ready().await?;
+        }
+    }
+    let outcomes = load.await??;
+    same("outcomes", outcomes.len(), 1_000)?;
+    told_the_same(&outcomes, &send_all(&gateway.url, all, 16).await?)?;
+    check_shards(&service.config, &mut service.shards().await?, &outcomes).await
+}
+
+#[tokio::test]
+async fn of_two_workers_the_later_one_wins_and_the_earlier_one_stops() -> Result<()> {
+    let service = PlainService::prepare("fence", spec("fence", 1, 2)).await?;
+    let mut earlier = service.worker(0).await?;
+    earlier.ready().await?;
+    // On ports of its own: a second service of one partition would not do, for this must be the same shard.
+    let later = service.second_worker(0).await?;
+    later.ready().await?;
+    same("exit code of the earlier one", earlier.end(Duration::from_secs(10)).await?, Some(1))?;
+    let gateway = service.gateway(&[]).await?;
+    let outcomes = send_all(&gateway.url, requests("fence", 50, 60), 8).await?;
+    check_shards(&service.config, &mut service.shards().await?, &outcomes).await
+}
+
+#[tokio::test]
+async fn a_stopped_worker_ends_well_and_everything_committed_is_published() -> Result<()> {
+    let service = PlainService::prepare("stopped", spec("stopped", 1, 2)).await?;
+    let mut worker = service.worker(0).await?;
+    worker.ready().await?;
+    let gateway = service.gateway(&[]).await?;
+    send_all(&gateway.url, requests("stopped", 100, 100), 16).await?;
+    same("exit code", worker.stop().await?, Some(0))?;
+    let row = sqlx::query_as::<_, (i64, i64)>("SELECT batch, relayed_batch FROM shard")
+        .fetch_one(&mut service.shard(0).await?)
+        .await?;
+    same("batches not published", row.0 - row.1, 0)
+}
+
+#[tokio::test]
+async fn answers_of_a_key_come_in_the_order_of_its_requests() -> Result<()> {
+    let service = PlainService::prepare("order", spec("order", 1, 2)).await?;
+    let kafka = setting("SHARDLANE_TEST_KAFKA")?;
+    let producer = topic::producer(&kafka)?;
+    let request = service.topic("request")?;
+    let slot = shardlane_runtime::partitioner::slot_of(Default::default(), b"name", 2);
+    for n in 0..50 {
+        let value = format!(r#"{{"request_id":"r{n}","username":"name"}}"#);
+        topic::put(&producer, request, slot, Some(b"name"), Some(value.as_bytes())).await?;
+    }
+    let _workers = service.workers().await?;
+    let seen =
+        topic::read_until(&kafka, service.topic("response")?, Duration::from_secs(20), |seen| seen.len() >= 50).await?;
+    for (n, record) in seen.iter().enumerate() {
+        let response: Value = record.json()?;
+        same("request", response["request_id"].as_str(), Some(&*format!("r{n}")))?;
+        same("success", response["success"].as_bool(), Some(n == 0))?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_worker_says_what_it_waits_for_and_counts_what_it_does() -> Result<()> {
+    let service = PlainService::prepare("metrics", spec("metrics", 1, 1)).await?;
+    let worker = service.worker(0).await?;
+    worker.ready().await?;
+    let gateway = service.gateway(&[]).await?;
+    send_all(&gateway.url, requests("metrics", 5, 5), 1).await?;
+    let metrics = worker.probe("/metrics").await?;
+    for line in ["shardlane_records_total 5", "shardlane_ready 1"] {
+        same(line, metrics.lines().any(|found| found == line), true)?;
+    }
+    let status: Value = serde_json::from_str(&worker.probe("/status").await?)?;
+    same("next offset", status["slots"][0]["nextOffset"].as_i64(), Some(5))
+}

@@ -1,0 +1,20 @@
+//! A sign-up service of plain processes on a real Kafka and a real Postgres.
+
+#![allow(clippy::tests_outside_test_module, missing_docs)]
+
+mod loop_and_fence;
+mod original;
+mod poison;
+mod preparation;
+mod users;
+
+use serde_json::{Value, json};
+
+/// A spec with topics of its own, so that tests do not meet.
+fn spec(name: &str, partitions: u32, max_partitions: u32) -> Value {
+    json!({
+        "partitions": partitions,
+        "maxPartitions": max_partitions,
+        "topics": { "request": format!("{name}.request"), "response": format!("{name}.response") },
+    })
+}
