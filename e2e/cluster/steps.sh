@@ -1,8 +1,8 @@
 # shellcheck shell=bash
 # The steps from nothing to a service that answers, the same for every provider.
 #
-# A provider supplies: provider_missing, provider_running, provider_up, provider_images, provider_cloudnative_pg,
-# provider_down, provider_status, and the names KAFKA_IMAGE and POSTGRES_IMAGE.
+# A provider supplies: provider_missing, provider_running, provider_up, provider_programs, provider_images,
+# provider_cloudnative_pg, provider_node, provider_down, provider_status, and the names KAFKA_IMAGE and POSTGRES_IMAGE.
 
 install_packages() {
   local missing=() name
@@ -49,6 +49,7 @@ cluster_up() {
   stage "our images" provider_images
   stage "CloudNativePG" install_cloudnative_pg
   stage "Kafka" install_kafka
+  stage "Postgres" install_postgres
   stage "operator" install_operator
 }
 
@@ -71,10 +72,10 @@ PROGRAMS=(shardlane-operator mover signup signup-ctl)
 IMAGES=(operator mover signup)
 
 build_programs() {
-  cargo build --release --locked -p shardlane-operator -p shardlane-mover -p shardlane-signup
+  provider_programs -p shardlane-operator -p shardlane-mover -p shardlane-signup
   mkdir -p "$STATE/programs"
   local name
-  for name in "${PROGRAMS[@]}"; do cp "$CARGO_TARGET/release/$name" "$STATE/programs/"; done
+  for name in "${PROGRAMS[@]}"; do cp "$PROGRAMS_FROM/$name" "$STATE/programs/"; done
 }
 
 # Names our images by what is in them, so that a cluster runs what was built, and nothing restarts that did not change.
@@ -93,6 +94,11 @@ EOF
 install_kafka() {
   sed "s#@KAFKA_IMAGE@#$KAFKA_IMAGE#" "$CLUSTER_DIR/kafka/kafka.yaml" | kubectl apply -f -
   kubectl -n kafka rollout status statefulset/kafka --timeout=180s
+}
+
+install_postgres() {
+  sed "s#@POSTGRES_IMAGE@#$POSTGRES_IMAGE#" "$CLUSTER_DIR/postgres/postgres.yaml" | kubectl apply -f -
+  kubectl -n postgres rollout status statefulset/postgres --timeout=180s
 }
 
 install_operator() {

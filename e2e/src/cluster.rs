@@ -52,7 +52,12 @@ impl ClusterService {
         spec["worker"] = serde_json::json!({ "image": setting("SHARDLANE_TEST_SIGNUP_IMAGE")? });
         let service = SignupShard::new(name, serde_json::from_value(spec)?);
         services(client).create(&PostParams::default(), &service).await.context("the service was refused")?;
-        let service = Self { client: client.clone(), name: name.to_owned(), config: wait_ready(client, name).await?, forwards: Vec::new() };
+        let service = Self {
+            client: client.clone(),
+            name: name.to_owned(),
+            config: wait_ready(client, name).await?,
+            forwards: Vec::new(),
+        };
         Ok(service)
     }
 
@@ -96,7 +101,11 @@ impl ClusterService {
         }
         until(Duration::from_secs(120), async || {
             let pod = pods.get(&name).await?;
-            if restarts_of(&pod) > restarts && crate::forward::is_ready(&pod) { Ok(()) } else { bail!("{name} is not back") }
+            if restarts_of(&pod) > restarts && crate::forward::is_ready(&pod) {
+                Ok(())
+            } else {
+                bail!("{name} is not back")
+            }
         })
         .await
     }

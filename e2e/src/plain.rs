@@ -41,7 +41,8 @@ impl PlainService {
         spec["postgres"] = serde_json::json!({ "external": { "shards": [] } });
         let partitions = u32::try_from(spec["partitions"].as_u64().context("partitions")?)?;
         let mut service = SignupShard::new(name, serde_json::from_value(spec)?);
-        service.metadata = ObjectMeta { uid: Some("test".to_owned()), namespace: Some("test".to_owned()), ..service.metadata };
+        service.metadata =
+            ObjectMeta { uid: Some("test".to_owned()), namespace: Some("test".to_owned()), ..service.metadata };
         let folder = std::env::temp_dir().join(format!("shardlane-{name}-{}", std::process::id()));
         let mut config = service_config(&service, partitions)?;
         // Ports that differ in their last digit stand for the pods' names.
@@ -104,10 +105,8 @@ impl PlainService {
     }
 
     fn start_worker(&self, partition: u32, port: u16) -> Result<Process> {
-        let variables = [
-            ("SHARDLANE_PARTITION", partition.to_string()),
-            ("SHARDLANE_POSTGRES_URI", self.uri(partition)?),
-        ];
+        let variables =
+            [("SHARDLANE_PARTITION", partition.to_string()), ("SHARDLANE_POSTGRES_URI", self.uri(partition)?)];
         self.start("worker", port, &variables)
     }
 
@@ -132,7 +131,10 @@ impl PlainService {
 
     fn start(&self, command: &str, port: u16, variables: &[(&str, String)]) -> Result<Process> {
         let probes = free_port()?;
-        let log = std::fs::File::options().create(true).append(true).open(self.folder.join(format!("{command}-{port}.log")))?;
+        let log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.folder.join(format!("{command}-{port}.log")))?;
         let child = Command::new(program("signup")?)
             .arg(command)
             .arg(format!("--config={}", self.folder.join("service.yaml").display()))

@@ -35,10 +35,10 @@ impl Telemetry {
 
     /// Serves probes and metrics for as long as the process lives.
     pub async fn serve(self) -> std::io::Result<()> {
-        let routes = Router::new()
-            .route("/healthz", get(async || "ok"))
-            .route("/readyz", get(async || "ok"))
-            .route("/metrics", get(async move || ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], self.render())));
+        let routes = Router::new().route("/healthz", get(async || "ok")).route("/readyz", get(async || "ok")).route(
+            "/metrics",
+            get(async move || ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], self.render())),
+        );
         let listener = TcpListener::bind(SocketAddr::from(([0, 0, 0, 0], PORT))).await?;
         axum::serve(listener, routes).await
     }

@@ -124,7 +124,12 @@ restore_sysctls() {
 }
 
 make_volumes() {
-  local n
+  local n name
+  # A volume whose claim has gone is wiped and offered again; no provisioner does it here.
+  for name in $(kubectl get persistentvolumes -o jsonpath='{.items[?(@.status.phase=="Released")].metadata.name}'); do
+    kubectl delete persistentvolume "$name"
+    rm -rf "${STATE:?}/volumes/${name#local-}"
+  done
   for ((n = 0; n < VOLUMES; n++)); do mkdir -p "$STATE/volumes/$n"; sed "s/@N@/$n/g" "$CLUSTER_DIR/local/volume.yaml"; done |
     kubectl apply -f - >/dev/null
 }
@@ -132,6 +137,11 @@ make_volumes() {
 provider_down() {
   stop_node
   rm -rf "$STATE"
+}
+
+provider_programs() {
+  cargo build --release --locked "$@"
+  PROGRAMS_FROM="$CARGO_TARGET/release"
 }
 
 # Runs a command where the node's processes and addresses are.

@@ -127,7 +127,8 @@ struct Databases {
 impl Databases {
     async fn make(client: &Client, service: &str, count: usize) -> Result<Self> {
         let forward =
-            shardlane_e2e::forward::Forward::open(client, "postgres", "app.kubernetes.io/name=postgres", 5432, 0).await?;
+            shardlane_e2e::forward::Forward::open(client, "postgres", "app.kubernetes.io/name=postgres", 5432, 0)
+                .await?;
         let names: Vec<_> = (0..count).map(|n| format!("{service}-database-{n}")).collect();
         let databases = Self { forward, names };
         let mut admin = PgConnection::connect(&databases.uri("postgres")).await?;

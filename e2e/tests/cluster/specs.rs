@@ -20,6 +20,9 @@ fn service(name: &str, change: impl FnOnce(&mut Value)) -> Result<SignupShard> {
     Ok(SignupShard::new(name, serde_json::from_value(spec)?))
 }
 
+/// What is wrong with a spec.
+type Change = fn(&mut Value);
+
 fn services(client: &Client) -> Api<SignupShard> {
     Api::namespaced(client.clone(), NAMESPACE)
 }
@@ -29,7 +32,7 @@ async fn bad_specs_are_refused_with_what_to_do() -> Result<()> {
     let client = Client::try_default().await?;
     let services = services(&client);
     let dry = PostParams { dry_run: true, ..PostParams::default() };
-    let cases: [(&str, fn(&mut Value), &str); 5] = [
+    let cases: [(&str, Change, &str); 5] = [
         ("none", |spec| spec["partitions"] = json!(0), "greater than or equal to 1"),
         ("too-many", |spec| spec["partitions"] = json!(25), "partitions is at most maxPartitions"),
         ("no-shards", |spec| spec["postgres"] = json!({}), "exactly one of cloudNativePG and external"),

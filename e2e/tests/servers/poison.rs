@@ -43,7 +43,8 @@ async fn poison_becomes_dead_letters_and_the_rest_is_answered() -> Result<()> {
 
     let (all_bad, all_good) = (bad.len() + 3, bad.len());
     let patience = Duration::from_secs(30);
-    let dead = topic::read_until(&kafka, service.topic("request.dlq")?, patience, move |seen| seen.len() >= all_bad).await?;
+    let dead =
+        topic::read_until(&kafka, service.topic("request.dlq")?, patience, move |seen| seen.len() >= all_bad).await?;
     for (key, value, slot, reason) in &bad {
         let letter = dead
             .iter()
@@ -55,7 +56,8 @@ async fn poison_becomes_dead_letters_and_the_rest_is_answered() -> Result<()> {
         same("topic", letter.header("shardlane.topic"), Some(request))?;
     }
     for reason in ["no key", "no value", "this has 1000000"] {
-        let said = dead.iter().any(|letter| letter.header("shardlane.reason").is_some_and(|said| said.contains(reason)));
+        let said =
+            dead.iter().any(|letter| letter.header("shardlane.reason").is_some_and(|said| said.contains(reason)));
         same(reason, said, true)?;
     }
     let answered =

@@ -13,7 +13,8 @@ async fn a_second_run_changes_nothing() -> Result<()> {
     let slots = async || {
         let mut all = Vec::new();
         for mut shard in service.shards().await? {
-            let rows = sqlx::query("SELECT slot, state, next_offset FROM slot ORDER BY slot").fetch_all(&mut shard).await?;
+            let rows =
+                sqlx::query("SELECT slot, state, next_offset FROM slot ORDER BY slot").fetch_all(&mut shard).await?;
             all.push(rows.iter().map(|row| (row.get::<i32, _>(0), row.get::<String, _>(1))).collect::<Vec<_>>());
         }
         Ok::<_, anyhow::Error>(all)
@@ -40,7 +41,8 @@ async fn a_topic_with_another_number_of_partitions_is_refused() -> Result<()> {
     let first = PlainService::prepare("width", spec("width", 1, 2)).await?;
     let mut other = spec("width", 1, 4);
     other["topics"]["response"] = "width-other.response".into();
-    let error = PlainService::prepare("width-other", other).await.err().context("a narrow topic was taken")?.to_string();
+    let error =
+        PlainService::prepare("width-other", other).await.err().context("a narrow topic was taken")?.to_string();
     anyhow::ensure!(error.contains("width.request has 2 partitions") && error.contains("exactly 4"), "{error}");
     drop(first);
     Ok(())

@@ -59,11 +59,8 @@ async fn bad_requests_are_told_what_to_do() -> Result<()> {
         let detail = problem["detail"].as_str().context("no detail")?;
         anyhow::ensure!(detail.contains(word), "{body}: {detail}");
     }
-    let answer = reqwest::Client::new()
-        .post(format!("{}/api/v1/signups", gateway.url))
-        .body("x".repeat(300_000))
-        .send()
-        .await?;
+    let answer =
+        reqwest::Client::new().post(format!("{}/api/v1/signups", gateway.url)).body("x".repeat(300_000)).send().await?;
     same("a body that is too large", answer.status().as_u16(), 413)?;
     let openapi: Value = reqwest::get(format!("{}/openapi.json", gateway.url)).await?.json().await?;
     same("documented path", openapi["paths"]["/api/v1/signups"]["post"].is_object(), true)

@@ -7,7 +7,7 @@ pub mod status;
 use kube::CustomResourceExt;
 
 /// The CRDs, each with the name of its file.
-pub fn crds() -> Vec<(&'static str, k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition)>
-{
+pub fn crds()
+-> Vec<(&'static str, k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition)> {
     vec![("signupshards.yaml", signup_shard::SignupShard::crd())]
 }

@@ -121,7 +121,10 @@ impl Names {
 
     /// Selects all objects of the service, as the API server reads it.
     pub fn all(&self) -> String {
-        format!("app.kubernetes.io/instance={},{KIND}={},app.kubernetes.io/managed-by={MANAGER}", self.service, self.kind)
+        format!(
+            "app.kubernetes.io/instance={},{KIND}={},app.kubernetes.io/managed-by={MANAGER}",
+            self.service, self.kind
+        )
     }
 
     /// Selects the workers' pods, as the API server reads it.

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
-    Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction, PodSecurityContext,
-    PodSpec, PodTemplateSpec, Probe, SeccompProfile, SecretKeySelector, SecurityContext, ServicePort, Volume, VolumeMount,
+    Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction,
+    PodSecurityContext, PodSpec, PodTemplateSpec, Probe, SeccompProfile, SecretKeySelector, SecurityContext,
+    ServicePort, Volume, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::api::ObjectMeta;
@@ -63,8 +64,7 @@ fn probe(path: &str) -> Probe {
 
 /// An environment variable from a Secret.
 pub fn secret_env(name: &str, secret: &str, key: &str) -> EnvVar {
-    let selector =
-        SecretKeySelector { name: secret.to_owned(), key: key.to_owned(), ..SecretKeySelector::default() };
+    let selector = SecretKeySelector { name: secret.to_owned(), key: key.to_owned(), ..SecretKeySelector::default() };
     EnvVar {
         name: name.to_owned(),
         value_from: Some(EnvVarSource { secret_key_ref: Some(selector), ..EnvVarSource::default() }),
@@ -112,11 +112,7 @@ pub fn pod(names: &Names, container: Container) -> PodSpec {
             seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".to_owned(), ..SeccompProfile::default() }),
             ..PodSecurityContext::default()
         }),
-        volumes: Some(vec![Volume {
-            name: "config".to_owned(),
-            config_map: Some(config),
-            ..Volume::default()
-        }]),
+        volumes: Some(vec![Volume { name: "config".to_owned(), config_map: Some(config), ..Volume::default() }]),
         containers: vec![container],
         ..PodSpec::default()
     }
@@ -125,7 +121,6 @@ pub fn pod(names: &Names, container: Container) -> PodSpec {
 /// A pod's template; `hash` makes pods anew when the configuration changes.
 pub fn template(labels: BTreeMap<String, String>, hash: &str, spec: PodSpec) -> PodTemplateSpec {
     let annotations = BTreeMap::from([(CONFIG_HASH.to_owned(), hash.to_owned())]);
-    let metadata =
-        ObjectMeta { labels: Some(labels), annotations: Some(annotations), ..ObjectMeta::default() };
+    let metadata = ObjectMeta { labels: Some(labels), annotations: Some(annotations), ..ObjectMeta::default() };
     PodTemplateSpec { metadata: Some(metadata), spec: Some(spec) }
 }

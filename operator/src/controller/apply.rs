@@ -39,7 +39,11 @@ pub async fn delete_orphans(client: &Client, names: &Names, wanted: &[Object]) -
                 object.resource.kind == resource.kind && object.object.metadata.name.as_deref() == Some(&*name)
             });
             if owned && !kept {
-                tracing::info!(service = names.service, object = format!("{}/{name}", resource.kind), "deleting an orphan");
+                tracing::info!(
+                    service = names.service,
+                    object = format!("{}/{name}", resource.kind),
+                    "deleting an orphan"
+                );
                 api.delete(&name, &DeleteParams::background()).await?;
             }
         }

@@ -104,11 +104,9 @@ async fn reconcile<K: ServiceKind>(service: Arc<K>, context: Arc<Context>) -> Re
     let spec = service.service();
     let image = image_of(&*service, &context.images);
     let turn = match dereference::identity(&context.client, &names).await? {
-        Some(Err(broken)) => Turn::stopped(Obstacle {
-            reason: "IdentityBroken",
-            message: broken.to_string(),
-            passes: false,
-        }),
+        Some(Err(broken)) => {
+            Turn::stopped(Obstacle { reason: "IdentityBroken", message: broken.to_string(), passes: false })
+        }
         Some(Ok(identity)) => match validate::identity(spec, &identity) {
             Ok(()) => run_turn(&context, &*service, &names, identity, &image).await?,
             Err(obstacle) => Turn::stopped(obstacle),
@@ -235,7 +233,11 @@ async fn report<K: ServiceKind>(
         return Ok(());
     }
     let event = Event {
-        type_: if ready || now.phase != crate::api::status::Phase::Degraded { EventType::Normal } else { EventType::Warning },
+        type_: if ready || now.phase != crate::api::status::Phase::Degraded {
+            EventType::Normal
+        } else {
+            EventType::Warning
+        },
         reason,
         note: Some(if ready { format!("{} partitions are ready", now.replicas) } else { message }),
         action: "Reconcile".to_owned(),

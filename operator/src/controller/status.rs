@@ -117,9 +117,11 @@ fn waiting(facts: &Facts<'_>, partitions: &[PartitionStatus]) -> Option<Obstacle
 
 /// What a container of a component said when it last failed, if it has not come back since.
 fn last_words(facts: &Facts<'_>, component: &str) -> Option<String> {
-    let pods = facts.found.pods.iter().filter(|pod| {
-        pod.labels().get("app.kubernetes.io/component").is_some_and(|found| found == component)
-    });
+    let pods = facts
+        .found
+        .pods
+        .iter()
+        .filter(|pod| pod.labels().get("app.kubernetes.io/component").is_some_and(|found| found == component));
     pods.filter_map(words_of).next()
 }
 
@@ -153,7 +155,8 @@ fn partitions(facts: &Facts<'_>) -> Vec<PartitionStatus> {
         .map(|shard| {
             let worker = facts.found.workers.get(&facts.names.worker(shard.partition));
             let ready = worker.and_then(|worker| worker.status.as_ref()?.ready_replicas).unwrap_or(0) > 0;
-            let ours = |slot: &u32| initial_owner(*slot, identity.partitions, identity.max_partitions) == shard.partition;
+            let ours =
+                |slot: &u32| initial_owner(*slot, identity.partitions, identity.max_partitions) == shard.partition;
             PartitionStatus {
                 partition: shard.partition,
                 worker: facts.names.worker_pod(shard.partition),

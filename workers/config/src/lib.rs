@@ -96,7 +96,9 @@ pub enum Partitioner {
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file is not there or cannot be read.
-    #[error("cannot read the service's configuration {path}: {source}. The operator mounts it; by hand, name it with --config")]
+    #[error(
+        "cannot read the service's configuration {path}: {source}. The operator mounts it; by hand, name it with --config"
+    )]
     Unreadable {
         /// The file.
         path: String,

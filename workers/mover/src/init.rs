@@ -110,7 +110,7 @@ pub async fn init(options: &InitOptions) -> Result<(), InitError> {
         match attempt(options).await {
             Err(error) if error.passes() => {
                 tracing::warn!(reason = with_causes(&error), "not yet; trying again");
-                tokio::time::sleep(backoff.next()).await;
+                tokio::time::sleep(backoff.wait()).await;
             }
             result => return result,
         }

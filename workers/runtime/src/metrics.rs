@@ -54,7 +54,12 @@ impl Metrics {
                 "Seconds from a batch's first statement to its commit.",
                 &[0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1., 5.],
             )?,
-            failures: counters(&registry, "failures_total", "Transient failures, after each of which the loop starts anew.", "part")?,
+            failures: counters(
+                &registry,
+                "failures_total",
+                "Transient failures, after each of which the loop starts anew.",
+                "part",
+            )?,
             lag: gauges(&registry, "lag_records", "Records of a slot that are not yet applied.", "slot")?,
             ready: gauge(&registry, "ready", "1 while the process does its work.")?,
             ends: Mutex::default(),

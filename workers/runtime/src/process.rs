@@ -61,9 +61,9 @@ impl Shutdown {
 
 /// Serves routes until the shutdown, and lets requests in hand finish.
 pub async fn serve(port: u16, routes: Router, mut shutdown: Shutdown) -> std::io::Result<()> {
-    let listener = TcpListener::bind(SocketAddr::from(([0, 0, 0, 0], port))).await.map_err(|error| {
-        std::io::Error::new(error.kind(), format!("cannot listen on port {port}: {error}"))
-    })?;
+    let listener = TcpListener::bind(SocketAddr::from(([0, 0, 0, 0], port)))
+        .await
+        .map_err(|error| std::io::Error::new(error.kind(), format!("cannot listen on port {port}: {error}")))?;
     axum::serve(listener, routes).with_graceful_shutdown(async move { shutdown.wait().await }).await
 }
 
@@ -98,7 +98,7 @@ pub struct Backoff(u32);
 
 impl Backoff {
     /// The next wait.
-    pub fn next(&mut self) -> Duration {
+    pub fn wait(&mut self) -> Duration {
         let longest = Duration::from_millis(100 << self.0.min(6)).min(Duration::from_secs(5));
         self.0 += 1;
         longest.mul_f64(rand::random_range(0.5..=1.0))

@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use rdkafka::ClientConfig;
 use rdkafka::client::ClientContext;
 use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Header, Message as _, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
-use rdkafka::ClientConfig;
 use tokio::sync::{Notify, oneshot};
 
 /// A record on its way out.
@@ -66,9 +66,7 @@ impl ProducerContext for Deliveries {
 
     fn delivery(&self, result: &DeliveryResult<'_>, waiter: Self::DeliveryOpaque) {
         let result = match result {
-            Ok(message) => {
-                Ok(Delivered { slot: message.partition().unsigned_abs(), offset: message.offset() })
-            }
+            Ok(message) => Ok(Delivered { slot: message.partition().unsigned_abs(), offset: message.offset() }),
             Err((error, _)) => Err(error.clone()),
         };
         match *waiter {
@@ -143,8 +141,7 @@ impl Producer {
 }
 
 fn base_record(record: &Outgoing, waiter: Box<Waiter>) -> BaseRecord<'_, [u8], [u8], Box<Waiter>> {
-    let mut base =
-        BaseRecord::with_opaque_to(&record.topic, waiter).partition(record.slot.cast_signed());
+    let mut base = BaseRecord::with_opaque_to(&record.topic, waiter).partition(record.slot.cast_signed());
     if let Some(key) = &record.key {
         base = base.key(key.as_slice());
     }

@@ -43,14 +43,12 @@ pub async fn take_over(
     partition: u32,
     owner: &str,
 ) -> sqlx::Result<TakeOver> {
-    let prepared: bool =
-        sqlx::query_scalar("SELECT to_regclass('shard') IS NOT NULL").fetch_one(&mut *shard).await?;
+    let prepared: bool = sqlx::query_scalar("SELECT to_regclass('shard') IS NOT NULL").fetch_one(&mut *shard).await?;
     if !prepared {
         return Ok(TakeOver::NotPrepared);
     }
     let mut tx = shard.begin().await?;
-    let Some(row) =
-        sqlx::query("SELECT service_id, partition FROM shard FOR UPDATE").fetch_optional(&mut *tx).await?
+    let Some(row) = sqlx::query("SELECT service_id, partition FROM shard FOR UPDATE").fetch_optional(&mut *tx).await?
     else {
         return Ok(TakeOver::NotPrepared);
     };
@@ -93,11 +91,10 @@ pub struct Fence {
 
 /// Locks the shard for a batch. `None`: another worker has taken over.
 pub async fn fence(tx: &mut PgConnection, owner: &str) -> sqlx::Result<Option<Fence>> {
-    let row =
-        sqlx::query("UPDATE shard SET batch = batch + 1 WHERE owner = $1 RETURNING batch, slots_version")
-            .bind(owner)
-            .fetch_optional(tx)
-            .await?;
+    let row = sqlx::query("UPDATE shard SET batch = batch + 1 WHERE owner = $1 RETURNING batch, slots_version")
+        .bind(owner)
+        .fetch_optional(tx)
+        .await?;
     Ok(row.map(|row| Fence { batch: row.get(0), slots_version: row.get(1) }))
 }
 

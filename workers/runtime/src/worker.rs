@@ -202,7 +202,7 @@ impl<S: Service> Worker<S> {
                     self.health.waiting_for(LOOP, format!("Postgres: {}", process::with_causes(&error)));
                 }
             }
-            tokio::time::sleep(backoff.next()).await;
+            tokio::time::sleep(backoff.wait()).await;
         }
     }
 
@@ -226,7 +226,7 @@ impl<S: Service> Worker<S> {
                     connection = None;
                     self.health.waiting_for(LOOP, reason);
                     tokio::select! {
-                        () = tokio::time::sleep(backoff.next()) => {}
+                        () = tokio::time::sleep(backoff.wait()) => {}
                         () = shutdown.wait() => return Ok(()),
                     }
                 }
@@ -281,11 +281,7 @@ impl<S: Service> Worker<S> {
     }
 
     /// Reads the slots and assigns them.
-    async fn take_up(
-        &self,
-        connection: &mut PgConnection,
-        reader: &mut Reader,
-    ) -> Result<(i64, Positions), Failure> {
+    async fn take_up(&self, connection: &mut PgConnection, reader: &mut Reader) -> Result<(i64, Positions), Failure> {
         let slots = within(shard::load_slots(connection, &self.owner))
             .await
             .map_err(|error| self.failed("postgres", error))?
@@ -393,7 +389,7 @@ async fn relay_until<S: Service>(
                 connection = None;
                 relay.metrics.failure("relay");
                 health.waiting_for(RELAY, format!("relay: {}", process::with_causes(&error)));
-                tokio::time::sleep(backoff.next()).await;
+                tokio::time::sleep(backoff.wait()).await;
             }
         }
     }

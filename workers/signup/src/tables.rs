@@ -132,7 +132,10 @@ pub async fn outcomes(shard: &mut PgConnection, range: BatchRange) -> sqlx::Resu
     .bind(range.to)
     .fetch_all(shard)
     .await?;
-    let response =
-        |row: &sqlx::postgres::PgRow| SignupResponse { request_id: row.get(0), username: row.get(1), success: row.get(2) };
+    let response = |row: &sqlx::postgres::PgRow| SignupResponse {
+        request_id: row.get(0),
+        username: row.get(1),
+        success: row.get(2),
+    };
     Ok(rows.iter().map(response).collect())
 }

@@ -63,7 +63,9 @@ impl Gateway {
         };
         self.producer.publish(&record).await.map(|_| ()).map_err(|error| {
             tracing::warn!(%error, "Kafka did not take a record");
-            Problem::unavailable("Kafka does not take requests now; nothing was accepted, so try again with the same id")
+            Problem::unavailable(
+                "Kafka does not take requests now; nothing was accepted, so try again with the same id",
+            )
         })
     }
 }

@@ -42,12 +42,7 @@ impl Reads {
     }
 
     /// Asks the worker that owns a slot.
-    pub async fn get<T: DeserializeOwned>(
-        &self,
-        slot: u32,
-        path: &str,
-        query: &[(&str, &str)],
-    ) -> Result<T, Problem> {
+    pub async fn get<T: DeserializeOwned>(&self, slot: u32, path: &str, query: &[(&str, &str)]) -> Result<T, Problem> {
         for attempt in 0..ATTEMPTS {
             let Some(partition) = self.slots.owner(slot) else { break };
             let url = format!("{}{path}", self.config.worker_url(partition));

@@ -21,12 +21,16 @@ impl SlotMap {
     pub fn follow(config: &ServiceConfig, health: &Health) -> Result<Self, GatewayError> {
         let map = Self::default();
         let learn = map.clone();
-        tail(&config.kafka, config.topic(roles::SLOTS)?, Start::Beginning, (health, "slots"), move |record| {
-            match record.value.map(serde_json::from_slice::<Hint>) {
+        tail(
+            &config.kafka,
+            config.topic(roles::SLOTS)?,
+            Start::Beginning,
+            (health, "slots"),
+            move |record| match record.value.map(serde_json::from_slice::<Hint>) {
                 Some(Ok(hint)) => learn.learn(hint),
                 _ => tracing::warn!(offset = record.offset, "a record of the slots topic was not understood"),
-            }
-        })?;
+            },
+        )?;
         Ok(map)
     }
 

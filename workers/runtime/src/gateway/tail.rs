@@ -47,7 +47,7 @@ pub fn tail(
                 Ok(never) => match never {},
                 Err(error) => health.waiting_for(part, format!("topic {}: {}", topic.name, with_causes(&error))),
             }
-            std::thread::sleep(backoff.next());
+            std::thread::sleep(backoff.wait());
         }
     };
     std::thread::Builder::new()
