@@ -85,7 +85,11 @@ install_cloudnative_pg() {
   provider_cloudnative_pg | kubectl apply --server-side --force-conflicts -f -
   kubectl -n cnpg-system rollout status deployment/cnpg-controller-manager --timeout=180s
   # Its webhooks answer a little later than it says.
-  until_true 60 "CloudNativePG's webhooks" kubectl create --dry-run=server -f - <<'EOF'
+  until_true 60 "CloudNativePG's webhooks" ask_cloudnative_pg
+}
+
+ask_cloudnative_pg() {
+  kubectl create --dry-run=server -f - <<'EOF'
 {"apiVersion": "postgresql.cnpg.io/v1", "kind": "Cluster", "metadata": {"name": "probe", "namespace": "default"},
  "spec": {"instances": 1, "storage": {"size": "1Gi"}}}
 EOF

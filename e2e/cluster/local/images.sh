@@ -8,13 +8,13 @@ buildah_in() {
   unshare --mount -- buildah --root "$CACHE/buildah" --runroot "$STATE/buildah" --storage-driver overlay "$@"
 }
 
-archive_of() { printf '%s/images/%s.tar' "$CACHE" "$1"; }
+archive_of() { printf '%s/images/%s.tar' "$CACHE" "$(tr '/:' '__' <<<"$1")"; }
 
-# archive_image KEY NAME CONTEXT [BUILD OPTIONS...]: builds NAME unless its archive is there.
+# archive_image NAME CONTEXT [BUILD OPTIONS...]: builds an image unless its archive is there. Names change with contents.
 archive_image() {
-  local archive name=$2 context=$3
-  archive="$(archive_of "$1")"
-  shift 3
+  local name=$1 context=$2 archive
+  archive="$(archive_of "$name")"
+  shift 2
   [[ -f $archive ]] && return
   mkdir -p "$CACHE/images"
   buildah_in bud --isolation chroot --pull-never --layers --tag "$name" "$@" "$context"
@@ -35,54 +35,38 @@ base_image() {
   rm -f "$scratch"
 }
 
-kafka_version() { sed -nE '/kafka_2.13/{n;s#.*<version>(.*)</version>.*#\1#p}' "$CLUSTER_DIR/kafka/pom.xml"; }
-kafka_home() { printf '%s/kafka-%s' "$CACHE" "$(hash_of "$CLUSTER_DIR/kafka/pom.xml")"; }
-
-kafka_jars() {
-  local home
-  home="$(kafka_home)"
-  [[ -d $home ]] && return
-  have mvn || install_packages maven
-  mvn -q -B -f "$CLUSTER_DIR/kafka/pom.xml" dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory="$home.new/libs"
-  mv "$home.new" "$home"
-}
-
-# name, key and context of every image that is not ours
-other_image_list() {
-  printf '%s %s\n' \
-    docker.io/shardlane/pause:1 "pause-$(hash_of "$CLUSTER_DIR/pause")" \
-    "$POSTGRES_IMAGE" "postgres-$(hash_of "$CLUSTER_DIR/postgres")" \
-    "$KAFKA_IMAGE" "kafka-$(hash_of "$CLUSTER_DIR/kafka")" \
-    docker.io/shardlane/cloudnative-pg:local "cloudnative-pg-$(module_key cloudnative-pg)"
-}
+PAUSE_IMAGE=docker.io/shardlane/pause:1
+CLOUDNATIVE_PG_IMAGE="docker.io/shardlane/cloudnative-pg:$(module_key cloudnative-pg)"
+KAFKA_IMAGE="docker.io/shardlane/kafka:$(hash_of "$CLUSTER_DIR/kafka/pom.xml" "$CLUSTER_DIR/kafka/Dockerfile")"
+# CloudNativePG reads the version from the tag's beginning.
+POSTGRES_IMAGE="docker.io/shardlane/postgresql:15-$(hash_of "$CLUSTER_DIR/postgres/Dockerfile")"
 
 other_images() {
-  archive_image "pause-$(hash_of "$CLUSTER_DIR/pause")" docker.io/shardlane/pause:1 "$CLUSTER_DIR/pause"
-  archive_image "postgres-$(hash_of "$CLUSTER_DIR/postgres")" "$POSTGRES_IMAGE" "$CLUSTER_DIR/postgres"
-  archive_image "kafka-$(hash_of "$CLUSTER_DIR/kafka")" "$KAFKA_IMAGE" "$(kafka_home)" --file "$CLUSTER_DIR/kafka/Dockerfile"
-  archive_image "cloudnative-pg-$(module_key cloudnative-pg)" docker.io/shardlane/cloudnative-pg:local \
-    "$(module_bin cloudnative-pg)" --file "$CLUSTER_DIR/cloudnative-pg/Dockerfile"
+  archive_image "$PAUSE_IMAGE" "$CLUSTER_DIR/pause"
+  archive_image "$POSTGRES_IMAGE" "$CLUSTER_DIR/postgres"
+  archive_image "$KAFKA_IMAGE" "$(kafka_home)" --file "$CLUSTER_DIR/kafka/Dockerfile"
+  archive_image "$CLOUDNATIVE_PG_IMAGE" "$(module_bin cloudnative-pg)" --file "$CLUSTER_DIR/cloudnative-pg/Dockerfile"
 }
 
-# Into the node, unless they are there; reads lines of name and key.
-import_archives() {
-  local name key present
+# import_images NAME...: into the node, unless they are there.
+import_images() {
+  local name present
   present=$(inside ctr --namespace k8s.io images list --quiet)
-  while read -r name key; do
-    grep -qxF "$name" <<<"$present" && continue
-    inside ctr --namespace k8s.io images import "$(archive_of "$key")"
+  for name in "$@"; do
+    grep -qxF "$name" <<<"$present" || inside ctr --namespace k8s.io images import "$(archive_of "$name")"
   done
 }
 
-import_others() { other_image_list | import_archives; }
+import_others() { import_images "$PAUSE_IMAGE" "$POSTGRES_IMAGE" "$KAFKA_IMAGE" "$CLOUDNATIVE_PG_IMAGE"; }
 
 provider_images() {
-  local name tag
+  local name tag names=()
   tag=$(image_tag)
   for name in "${IMAGES[@]}"; do
-    archive_image "$name-$tag" "docker.io/shardlane/$name:$tag" "$STATE/programs" --file "$ROOT/Dockerfile" --target "$name"
+    names+=("docker.io/shardlane/$name:$tag")
+    archive_image "${names[-1]}" "$STATE/programs" --file "$ROOT/Dockerfile" --target "$name"
   done
-  for name in "${IMAGES[@]}"; do printf '%s %s\n' "docker.io/shardlane/$name:$tag" "$name-$tag"; done | import_archives
+  import_images "${names[@]}"
 }
 
 # The release's own manifest, with our image of the same program.
@@ -90,6 +74,6 @@ provider_cloudnative_pg() {
   local version folder
   version=$(module_version cloudnative-pg)
   folder=$(cd "$CLUSTER_DIR/tools/cloudnative-pg" && go list -m -f '{{.Dir}}' "${MODULES[cloudnative-pg]}")
-  sed -e "s#ghcr.io/cloudnative-pg/cloudnative-pg:[0-9.]*#docker.io/shardlane/cloudnative-pg:local#" \
+  sed -e "s#ghcr.io/cloudnative-pg/cloudnative-pg:[0-9.]*#$CLOUDNATIVE_PG_IMAGE#" \
     -e 's#imagePullPolicy: Always#imagePullPolicy: IfNotPresent#' "$folder/releases/cnpg-${version#v}.yaml"
 }

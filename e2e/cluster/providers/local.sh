@@ -8,10 +8,9 @@
 source "$CLUSTER_DIR/local/network.env"
 source "$CLUSTER_DIR/local/binaries.sh"
 source "$CLUSTER_DIR/local/pki.sh"
+source "$CLUSTER_DIR/kafka/jars.sh"
 source "$CLUSTER_DIR/local/images.sh"
 
-KAFKA_IMAGE="docker.io/shardlane/kafka:$(hash_of "$CLUSTER_DIR/kafka")"
-POSTGRES_IMAGE="docker.io/shardlane/postgresql:15"
 VOLUMES=60
 PACKAGES=(containerd runc containernetworking-plugins iptables iproute2 conntrack socat tini openssl buildah mmdebstrap)
 
@@ -63,8 +62,10 @@ start_node() {
     "$CLUSTER_DIR/local/node" "$STATE" "/$CLUSTER_ID" </dev/null >"$LOGS/node.log" 2>&1 &
   printf '%s' $! >"$STATE/node.pid"
   until_true 10 "the node's process" node_pid
-  ( cd "$STATE" && setsid socat "TCP-LISTEN:$port,bind=127.0.0.1,fork,reuseaddr" UNIX-CONNECT:api.sock </dev/null >"$LOGS/api-port.log" 2>&1 &
-    printf '%s' $! >"$STATE/api-port.pid" )
+  # From the folder, because a socket's path may not be long.
+  ( cd "$STATE" && exec setsid socat "TCP-LISTEN:$port,bind=127.0.0.1,fork,reuseaddr" UNIX-CONNECT:api.sock ) \
+    </dev/null >"$LOGS/api-port.log" 2>&1 &
+  printf '%s' $! >"$STATE/api-port.pid"
   STOP_WAITING_UNLESS=node_pid
   until_true 60 "the API server" kubectl get --raw /readyz
   kubectl apply -f "$CLUSTER_DIR/local/base.yaml"
@@ -88,7 +89,7 @@ stop_node() {
 # Under a root of ours, so that they are told from anybody else's.
 cgroup_roots() {
   if [[ -f /sys/fs/cgroup/cgroup.controllers ]]; then printf '/sys/fs/cgroup/%s\n' "$CLUSTER_ID"
-  else awk '$3 == "cgroup" {print $2 "/'"$CLUSTER_ID"'"}' /proc/mounts; fi
+  else awk '$3 ~ /^cgroup2?$/ {print $2 "/'"$CLUSTER_ID"'"}' /proc/mounts; fi
 }
 
 make_cgroups() {

@@ -33,6 +33,9 @@ pub struct ClusterSpec {
     /// Requests and limits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<ResourceRequirements>,
+    /// How long a stopping instance waits for its clients to leave by themselves, in seconds.
+    #[serde(default)]
+    pub smart_shutdown_timeout: u32,
 }
 
 /// The volume of an instance.
@@ -113,6 +116,8 @@ pub fn cluster<K: ServiceKind>(plan: &Plan<'_, K>, shard: &ShardSource) -> Optio
         },
         postgresql: (!parameters.is_empty()).then(|| PostgresConfiguration { parameters: parameters.clone() }),
         resources: postgres.resources.clone(),
+        // Workers never leave, and come back by themselves: waiting only means three minutes without new connections.
+        smart_shutdown_timeout: 1,
     };
     let mut cluster = Cluster::new(&name, spec);
     cluster.metadata = match service.deletion_policy {

@@ -36,6 +36,8 @@ impl ShardAddress {
                     ("idle_in_transaction_session_timeout", "10s"),
                     ("tcp_user_timeout", "10s"),
                     ("statement_timeout", "25s"),
+                    // Short statements: compiling one would take longer than running it.
+                    ("jit", "off"),
                 ])
                 .disable_statement_logging(),
         ))

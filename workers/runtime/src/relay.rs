@@ -53,6 +53,8 @@ impl<S: Service> Relay<S> {
         sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY").execute(&mut *snapshot).await?;
         let waiting = shard::unpublished(&mut snapshot, &self.owner).await?.ok_or(RelayError::Fenced)?;
         if waiting.to <= waiting.after {
+            // Dropped, it would stay open until the connection is used again.
+            snapshot.rollback().await?;
             return Ok(false);
         }
         let range = BatchRange { to: waiting.to.min(waiting.after + WINDOW), ..waiting };
