@@ -4,8 +4,13 @@
 # A provider supplies: provider_missing, provider_running, provider_up, provider_programs, provider_images,
 # provider_cloudnative_pg, provider_node, provider_down, provider_status, and the names KAFKA_IMAGE and POSTGRES_IMAGE.
 
+# What our own programs are built with, and what the scripts use.
+BUILD_PACKAGES=(build-essential pkg-config libssl-dev zlib1g-dev curl git python3-minimal)
+
+# install_packages NAME...: where there is apt; elsewhere its user knows better how.
 install_packages() {
   local missing=() name
+  have apt-get || return 0
   for name in "$@"; do dpkg-query -W -f '${Status}' "$name" 2>/dev/null | grep -q 'ok installed' || missing+=("$name"); done
   [[ ${#missing[@]} == 0 ]] && return
   apt-get update -q

@@ -17,7 +17,8 @@ PACKAGES=(containerd runc containernetworking-plugins iptables iproute2 conntrac
 provider_missing() {
   [[ $(uname -s) == Linux ]] || { say "it needs Linux"; return; }
   [[ $EUID == 0 ]] || { say "it needs root (namespaces, mounts): sudo make up"; return; }
-  have apt-get || say "it installs its parts with apt-get, which is not here"
+  have apt-get || { say "it installs its parts with apt-get, which is not here"; return; }
+  have go || say "it builds Kubernetes with Go, which is not installed (https://go.dev/dl)"
 }
 
 node_pid() {
@@ -34,7 +35,7 @@ inside() { nsenter --target "$(pgrep -P "$(node_pid)")" --mount --net --pid -- "
 provider_running() { node_pid >/dev/null && kubectl get --raw /readyz >/dev/null 2>&1; }
 
 provider_up() {
-  stage "packages" install_packages "${PACKAGES[@]}"
+  stage "packages" install_packages "${BUILD_PACKAGES[@]}" "${PACKAGES[@]}"
   local name
   for name in kubernetes etcd coredns cloudnative-pg helm; do stage "$name $(module_version $name)" build_module $name; done
   link_binaries

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use shardlane_config::KafkaConfig;
 
 /// How long a question to the broker may take.
@@ -63,6 +63,15 @@ pub fn prompt_producer(kafka: &KafkaConfig, client_id: &str, patience: Duration)
         .set("message.timeout.ms", patience.as_millis().to_string())
         .set("linger.ms", "1");
     config
+}
+
+/// Whether an error only tells of a connection that the library makes anew by itself. When no broker is left it says so
+/// with another one.
+pub fn mends_itself(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(RDKafkaErrorCode::BrokerTransportFailure | RDKafkaErrorCode::OperationTimedOut)
+    )
 }
 
 /// The offsets at which a partition's log begins and ends.

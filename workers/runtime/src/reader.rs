@@ -188,6 +188,7 @@ impl ReaderThread {
                     }
                     close.get_or_insert_with(|| Instant::now() + LINGER);
                 }
+                Some(Err(error)) if kafka::mends_itself(&error) => tracing::debug!(%error, "a connection was lost"),
                 Some(Err(error)) if batch.is_empty() => return Some(Read::Trouble(error)),
                 Some(Err(error)) => {
                     // What was read before it is good.

@@ -115,4 +115,4 @@ pub(crate) async fn prepare(connection: &mut PgConnection) -> sqlx::Result<()> {
 }
 
 /// How often an idle relay looks by itself; a commit wakes it at once.
-pub(crate) const IDLE: Duration = Duration::from_millis(100);
+pub(crate) const IDLE: Duration = Duration::from_secs(1);

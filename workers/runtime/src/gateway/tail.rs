@@ -93,7 +93,10 @@ fn follow(
             }
             continue;
         };
-        let message = polled?;
+        let message = match polled {
+            Err(error) if kafka::mends_itself(&error) => continue,
+            polled => polled?,
+        };
         let record = as_record(&message);
         if missing.get(&record.slot).is_some_and(|high| record.offset + 1 >= *high) {
             missing.remove(&record.slot);
