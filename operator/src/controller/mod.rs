@@ -19,7 +19,7 @@ use kube::runtime::watcher;
 use kube::{Api, Client, ResourceExt};
 use serde_json::json;
 
-use crate::api::status::ServiceStatus;
+use crate::api::status::{Phase, ServiceStatus};
 use crate::build::names::{MANAGER, Names};
 use crate::build::{self, BuildError, Plan, shards};
 use crate::identity::Identity;
@@ -135,7 +135,7 @@ async fn reconcile<K: ServiceKind>(service: Arc<K>, context: Arc<Context>) -> Re
         image: Some(default_image(&*service, &context.images)),
     };
     let now = status(&facts, service.status());
-    let settled = facts.obstacle.is_none() && now.ready_replicas == now.replicas;
+    let settled = now.phase == Phase::Running;
     report(&context, &*service, &names, now).await?;
     Ok(Action::requeue(if settled { WHEN_SETTLED } else { WHILE_WAITING }))
 }
@@ -233,7 +233,7 @@ async fn report<K: ServiceKind>(
         return Ok(());
     }
     let event = Event {
-        type_: if ready || now.phase != crate::api::status::Phase::Degraded {
+        type_: if ready || now.phase != Phase::Degraded {
             EventType::Normal
         } else {
             EventType::Warning

@@ -9,6 +9,7 @@ use std::time::Duration;
 use shardlane_config::{ConfigError, ServiceConfig, roles};
 use sqlx::{Connection, PgConnection};
 
+use crate::database::within;
 use crate::intake::Keyspace;
 use crate::metrics::Metrics;
 use crate::producer::{Outgoing, Producer};
@@ -45,9 +46,30 @@ pub struct Relay<S> {
     pub(crate) metrics: Arc<Metrics>,
 }
 
+/// Records of some batches, on their way out.
+struct Window {
+    records: Vec<Outgoing>,
+    /// The last batch among them.
+    to: i64,
+    /// Whether there are batches after it.
+    more: bool,
+}
+
 impl<S: Service> Relay<S> {
     /// Publishes one window. `false`: there was nothing left to publish.
     pub async fn round(&self, connection: &mut PgConnection) -> Result<bool, RelayError> {
+        let Some(window) = within(self.read(connection)).await? else { return Ok(false) };
+        // Waits for as long as the broker needs: there is nothing better to do.
+        self.producer.publish_all(&window.records).await?;
+        if !within(shard::raise_mark(connection, &self.owner, window.to)).await? {
+            return Err(RelayError::Fenced);
+        }
+        self.metrics.relayed(window.records.len());
+        Ok(window.more)
+    }
+
+    /// What is committed and not yet published, as far as one window goes.
+    async fn read(&self, connection: &mut PgConnection) -> Result<Option<Window>, RelayError> {
         let mut snapshot = connection.begin().await?;
         // One snapshot: what it shows below its own batch number is complete and will not change behind the mark.
         sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY").execute(&mut *snapshot).await?;
@@ -55,7 +77,7 @@ impl<S: Service> Relay<S> {
         if waiting.to <= waiting.after {
             // Dropped, it would stay open until the connection is used again.
             snapshot.rollback().await?;
-            return Ok(false);
+            return Ok(None);
         }
         let range = BatchRange { to: waiting.to.min(waiting.after + WINDOW), ..waiting };
         let outcomes = self.service.outcomes(&mut snapshot, range).await?;
@@ -69,12 +91,7 @@ impl<S: Service> Relay<S> {
         for letter in dead {
             records.push(self.dead_letter(letter)?);
         }
-        self.producer.publish_all(&records).await?;
-        if !shard::raise_mark(connection, &self.owner, range.to).await? {
-            return Err(RelayError::Fenced);
-        }
-        self.metrics.relayed(records.len());
-        Ok(range.to < waiting.to)
+        Ok(Some(Window { records, to: range.to, more: range.to < waiting.to }))
     }
 
     fn outgoing(&self, message: Message) -> Result<Outgoing, ConfigError> {
