@@ -94,6 +94,11 @@ impl PlainService {
         run("mover", &arguments.iter().map(String::as_str).collect::<Vec<_>>()).await
     }
 
+    /// Notes, as the operator does, that every slot was placed.
+    pub fn note_placed(&self) -> Result<()> {
+        Ok(std::fs::write(self.folder.join("placed"), "")?)
+    }
+
     /// Starts a worker.
     pub async fn worker(&self, partition: u32) -> Result<Process> {
         self.start_worker(partition, self.worker_ports + u16::try_from(partition)?)
@@ -237,6 +242,8 @@ fn service_config(service: &SignupShard, partitions: u32) -> Result<ServiceConfi
         service_id: uuid::Uuid::new_v4().to_string(),
         partitions,
         max_partitions: service.spec.service.max_partitions,
+        fixed: String::new(),
+        placed: false,
     };
     let images = Images { signup_image: String::new(), mover_image: String::new() };
     let plan = Plan { service, names, identity, shards: Vec::new(), image: String::new(), images: &images };

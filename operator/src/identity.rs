@@ -20,6 +20,10 @@ pub struct Identity {
     pub partitions: u32,
     /// Number of slots.
     pub max_partitions: u32,
+    /// What else of the spec the data depends on, as a text to compare: hash, topics, the kind's own.
+    pub fixed: String,
+    /// Whether every slot was placed once: a shard that is empty after that is a lost one.
+    pub placed: bool,
 }
 
 /// Why a ConfigMap is no identity.
@@ -33,6 +37,8 @@ pub struct BrokenIdentity {
 const SERVICE_ID: &str = "serviceId";
 const PARTITIONS: &str = "partitions";
 const MAX_PARTITIONS: &str = "maxPartitions";
+const FIXED: &str = "fixed";
+const PLACED: &str = "placed";
 
 impl Identity {
     /// Reads it from its ConfigMap.
@@ -45,6 +51,8 @@ impl Identity {
             service_id: text(SERVICE_ID)?.clone(),
             partitions: number(PARTITIONS)?,
             max_partitions: number(MAX_PARTITIONS)?,
+            fixed: text(FIXED)?.clone(),
+            placed: data.is_some_and(|data| data.get(PLACED).is_some_and(|placed| placed == "true")),
         })
     }
 
@@ -67,6 +75,8 @@ impl Identity {
             (SERVICE_ID.to_owned(), self.service_id.clone()),
             (PARTITIONS.to_owned(), self.partitions.to_string()),
             (MAX_PARTITIONS.to_owned(), self.max_partitions.to_string()),
+            (FIXED.to_owned(), self.fixed.clone()),
+            (PLACED.to_owned(), self.placed.to_string()),
         ]);
         ConfigMap { metadata, data: Some(data), ..ConfigMap::default() }
     }
@@ -85,8 +95,12 @@ mod tests {
 
     #[test]
     fn an_identity_is_read_back() {
-        let found = Identity::read(&map(&[("serviceId", "x"), ("partitions", "3"), ("maxPartitions", "24")])).unwrap();
-        assert_eq!(found, Identity { service_id: "x".to_owned(), partitions: 3, max_partitions: 24 });
+        let pairs =
+            [("serviceId", "x"), ("partitions", "3"), ("maxPartitions", "24"), ("fixed", "f"), ("placed", "true")];
+        let found = Identity::read(&map(&pairs)).unwrap();
+        let fixed = "f".to_owned();
+        let expected = Identity { service_id: "x".to_owned(), partitions: 3, max_partitions: 24, fixed, placed: true };
+        assert_eq!(found, expected);
     }
 
     #[test]

@@ -36,6 +36,14 @@ pub trait ServiceKind:
     /// What its workers and gateways read besides, as the workers' crate has it.
     fn settings(&self) -> serde_yaml::Result<serde_yaml::Value>;
 
+    /// What of the spec its data depends on besides the number of slots, as a text to compare.
+    fn fixed(&self) -> serde_yaml::Result<String> {
+        let topics: Vec<_> = self.topics().into_iter().map(|topic| format!("{}={}", topic.role, topic.name)).collect();
+        let settings = serde_yaml::to_string(&self.settings()?)?;
+        let partitioner = self.service().partitioner;
+        Ok(format!("partitioner={partitioner:?}\n{}\n{}", topics.join("\n"), settings.trim()))
+    }
+
     /// The image that a new service gets.
     fn default_image(images: &Images) -> &str;
 }

@@ -11,6 +11,7 @@ use shardlane_operator::api::signup_shard::SignupShard;
 use shardlane_operator::controller::{self, Context};
 use shardlane_operator::images::Images;
 use shardlane_operator::telemetry::Telemetry;
+use tracing_subscriber::EnvFilter;
 
 #[derive(Parser)]
 #[command(version, about = "The Shardlane operator")]
@@ -48,7 +49,8 @@ enum Failure {
 #[tokio::main]
 async fn main() -> ExitCode {
     let command = Cli::parse().command;
-    tracing_subscriber::fmt().json().flatten_event(true).with_writer(std::io::stderr).init();
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().json().flatten_event(true).with_env_filter(filter).with_writer(std::io::stderr).init();
     let result = match command {
         Command::Run { images } => run(images).await,
         Command::Crds { folder } => write_crds(&folder),

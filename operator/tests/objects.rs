@@ -13,6 +13,7 @@ use shardlane_operator::build::names::Names;
 use shardlane_operator::build::{Object, Plan, config, foundation, processes, shards};
 use shardlane_operator::identity::Identity;
 use shardlane_operator::images::Images;
+use shardlane_operator::kind::ServiceKind;
 use shardlane_signup::service::SignupSettings;
 
 fn images() -> Images {
@@ -36,7 +37,13 @@ fn with_plan<T>(service: &SignupShard, partitions: u32, read: impl FnOnce(&Plan<
         kind: "SignupShard".to_owned(),
         owner: service.controller_owner_ref(&()).unwrap(),
     };
-    let identity = Identity { service_id: "an-id".to_owned(), partitions, max_partitions: 24 };
+    let identity = Identity {
+        service_id: "an-id".to_owned(),
+        partitions,
+        max_partitions: 24,
+        fixed: service.fixed().unwrap(),
+        placed: false,
+    };
     let shards = shards::sources(&names, &service.spec.service.postgres, partitions);
     read(&Plan { service, names, identity, shards, image: images.signup_image.clone(), images: &images })
 }

@@ -5,7 +5,7 @@
 KAFKA_IMAGE="docker.io/apache/kafka:4.1.0"
 POSTGRES_IMAGE="ghcr.io/cloudnative-pg/postgresql:15"
 CLOUDNATIVE_PG_MANIFEST="https://raw.githubusercontent.com/cloudnative-pg/cloudnative-pg/release-1.27/releases/cnpg-1.27.0.yaml"
-KIND_NAME=shardlane
+KIND_NAME="$CLUSTER_ID"
 # Programs are built where their C library is the images' own.
 BUILDER_IMAGE="docker.io/library/rust:1-bookworm"
 

@@ -18,7 +18,7 @@ provider_missing() {
   [[ $(uname -s) == Linux ]] || { say "it needs Linux"; return; }
   [[ $EUID == 0 ]] || { say "it needs root (namespaces, mounts): sudo make up"; return; }
   have apt-get || { say "it installs its parts with apt-get, which is not here"; return; }
-  have go || say "it builds Kubernetes with Go, which is not installed (https://go.dev/dl)"
+  go version 2>/dev/null | grep -qE 'go1\.(2[4-9]|[3-9][0-9])' || say "it builds Kubernetes with Go 1.24 or newer, which is not installed (https://go.dev/dl)"
 }
 
 node_pid() {

@@ -32,11 +32,12 @@ async fn bad_specs_are_refused_with_what_to_do() -> Result<()> {
     let client = Client::try_default().await?;
     let services = services(&client);
     let dry = PostParams { dry_run: true, ..PostParams::default() };
-    let cases: [(&str, Change, &str); 5] = [
+    let cases: [(&str, Change, &str); 6] = [
         ("none", |spec| spec["partitions"] = json!(0), "greater than or equal to 1"),
         ("too-many", |spec| spec["partitions"] = json!(25), "partitions is at most maxPartitions"),
         ("no-shards", |spec| spec["postgres"] = json!({}), "exactly one of cloudNativePG and external"),
         ("few-shards", |spec| spec["partitions"] = json!(2), "needs a Secret for each partition"),
+        ("a.name", |_| {}, "only lower-case letters"),
         ("a-name-of-more-than-forty-characters-which-is-too-long", |_| {}, "at most 40 characters"),
     ];
     for (name, change, word) in cases {
@@ -68,6 +69,7 @@ async fn a_missing_secret_is_said_and_what_never_changes_cannot_be_changed() -> 
     for (change, word) in [
         (json!({ "spec": { "maxPartitions": 25 } }), "maxPartitions never changes"),
         (json!({ "spec": { "partitioner": "crc32" } }), "partitioner never changes"),
+        (json!({ "spec": { "topics": { "request": "another" } } }), "topics never change"),
         (json!({ "spec": { "usernames": { "canonicalForm": "exact" } } }), "canonicalForm never changes"),
     ] {
         let refused = services.patch(name, &PatchParams::default(), &Patch::Merge(&change)).await;

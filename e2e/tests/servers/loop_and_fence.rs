@@ -53,10 +53,10 @@ async fn every_record_of_the_log_is_answered_whatever_is_killed() -> Result<()> 
     };
     let records = (0..REQUESTS).map(record).collect::<Result<Vec<_>>>()?;
     topic::producer(&kafka)?.publish_all(&records).await?;
-    for _ in 0..12 {
+    for _ in 0..10 {
         let mut worker = service.worker(0).await?;
         // Anywhere in its work: while it starts, in a batch, between a commit and its relay, in the relay.
-        tokio::time::sleep(Duration::from_millis(rand::random_range(20..200))).await;
+        tokio::time::sleep(Duration::from_millis(rand::random_range(50..700))).await;
         worker.kill().await?;
     }
     let _workers = service.workers().await?;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::ConfigMap;
 use sha2::{Digest, Sha256};
-use shardlane_config::{KafkaConfig, ServiceConfig};
+use shardlane_config::{KafkaConfig, PLACED_FILE, ServiceConfig};
 
 use super::names::Component;
 use super::topics;
@@ -43,7 +43,11 @@ fn text<K: ServiceKind>(plan: &Plan<'_, K>) -> Result<String, BuildError> {
 /// The ConfigMap that is mounted.
 pub fn config_map<K: ServiceKind>(plan: &Plan<'_, K>) -> Result<ConfigMap, BuildError> {
     let metadata = plan.names.meta(plan.names.config(), plan.names.labels(Component::Config));
-    let data = BTreeMap::from([(FILE.to_owned(), text(plan)?)]);
+    let mut data = BTreeMap::from([(FILE.to_owned(), text(plan)?)]);
+    if plan.identity.placed {
+        // Read by the mover; not in the hash, for nothing that runs need know it.
+        data.insert(PLACED_FILE.to_owned(), String::new());
+    }
     Ok(ConfigMap { metadata, data: Some(data), ..ConfigMap::default() })
 }
 

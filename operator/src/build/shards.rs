@@ -12,6 +12,8 @@ pub struct ShardSource {
     pub secret: String,
     /// The CloudNativePG Cluster, if it is one.
     pub cluster: Option<String>,
+    /// Changes when what is in the Secret does.
+    pub version: Option<String>,
 }
 
 impl ShardSource {
@@ -27,12 +29,12 @@ pub fn sources(names: &Names, postgres: &PostgresSpec, partitions: u32) -> Vec<S
         .filter_map(|partition| match &postgres.external {
             Some(external) => {
                 let shard = external.shards.get(usize::try_from(partition).ok()?)?;
-                Some(ShardSource { partition, secret: shard.secret_ref.name.clone(), cluster: None })
+                Some(ShardSource { partition, secret: shard.secret_ref.name.clone(), cluster: None, version: None })
             }
             None => {
                 let cluster = names.shard(partition);
                 // CloudNativePG's Secret for the owner of the application's database.
-                Some(ShardSource { partition, secret: format!("{cluster}-app"), cluster: Some(cluster) })
+                Some(ShardSource { partition, secret: format!("{cluster}-app"), cluster: Some(cluster), version: None })
             }
         })
         .collect()

@@ -22,13 +22,17 @@ pub fn stateful_set<K: ServiceKind>(plan: &Plan<'_, K>, shard: &ShardSource, has
         env("SHARDLANE_PARTITION", shard.partition),
         secret_env("SHARDLANE_POSTGRES_URI", &shard.secret, "uri"),
     ]);
+    // A pod reads its shard's Secret when it starts, so a new Secret means a new pod.
+    let hash = format!("{hash}-{}", shard.version.as_deref().unwrap_or_default());
     StatefulSet {
         metadata: names.meta(names.worker(shard.partition), labels.clone()),
         spec: Some(StatefulSetSpec {
             replicas: Some(1),
             service_name: Some(names.workers()),
             selector: LabelSelector { match_labels: Some(selector), ..LabelSelector::default() },
-            template: template(labels, hash, pod(names, worker)),
+            // One pod: a broken one is replaced when the spec is mended, and not waited for.
+            pod_management_policy: Some("Parallel".to_owned()),
+            template: template(labels, &hash, pod(names, worker)),
             ..StatefulSetSpec::default()
         }),
         ..StatefulSet::default()

@@ -9,6 +9,7 @@ use kube::api::{ListParams, PostParams};
 use kube::{Api, Client};
 
 use crate::build::cloud_native_pg::Cluster;
+use crate::build::config::short_hash;
 use crate::build::names::Names;
 use crate::build::shards::ShardSource;
 use crate::identity::{BrokenIdentity, Identity};
@@ -18,8 +19,8 @@ use crate::identity::{BrokenIdentity, Identity};
 pub struct Found {
     /// The recorded identity, if the service was ever prepared.
     pub identity: Option<Result<Identity, BrokenIdentity>>,
-    /// Which of the Secrets that lead to shards are there, with their keys.
-    pub secrets: BTreeMap<String, BTreeSet<String>>,
+    /// Those of the Secrets that lead to shards that are there.
+    pub secrets: BTreeMap<String, FoundSecret>,
     /// The Clusters, by name; `None` if CloudNativePG is not installed.
     pub clusters: Option<BTreeMap<String, Cluster>>,
     /// The workers' StatefulSets, by name.
@@ -30,6 +31,15 @@ pub struct Found {
     pub jobs: BTreeMap<String, Job>,
     /// Pods of the service.
     pub pods: Vec<Pod>,
+}
+
+/// A Secret, without what is in it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FoundSecret {
+    /// Its keys.
+    pub keys: BTreeSet<String>,
+    /// Changes when what leads to the shard does: a short hash, from which it cannot be told.
+    pub version: String,
 }
 
 /// Reads the identity, which says which shards there are.
@@ -54,9 +64,10 @@ pub async fn dereference(client: &Client, names: &Names, shards: &[ShardSource])
     let mut found = Found::default();
     for shard in shards {
         if let Some(secret) = secrets.get_opt(&shard.secret).await? {
-            // Only the keys: what is in it is the pods' business.
-            let keys = secret.data.unwrap_or_default().into_keys().collect();
-            found.secrets.insert(shard.secret.clone(), keys);
+            let data = secret.data.unwrap_or_default();
+            let uri = data.get("uri").map(|uri| String::from_utf8_lossy(&uri.0).into_owned()).unwrap_or_default();
+            let version = short_hash(&format!("{} {uri}", shard.secret));
+            found.secrets.insert(shard.secret.clone(), FoundSecret { keys: data.into_keys().collect(), version });
         }
     }
     if shards.iter().any(|shard| shard.cluster.is_some()) {

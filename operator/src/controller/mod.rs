@@ -103,11 +103,12 @@ async fn reconcile<K: ServiceKind>(service: Arc<K>, context: Arc<Context>) -> Re
     let names = names_of(&*service)?;
     let spec = service.service();
     let image = image_of(&*service, &context.images);
+    let fixed = service.fixed().map_err(BuildError::from)?;
     let turn = match dereference::identity(&context.client, &names).await? {
         Some(Err(broken)) => {
             Turn::stopped(Obstacle { reason: "IdentityBroken", message: broken.to_string(), passes: false })
         }
-        Some(Ok(identity)) => match validate::identity(spec, &identity) {
+        Some(Ok(identity)) => match validate::identity(spec, &fixed, &identity) {
             Ok(()) => run_turn(&context, &*service, &names, identity, &image).await?,
             Err(obstacle) => Turn::stopped(obstacle),
         },
@@ -116,6 +117,8 @@ async fn reconcile<K: ServiceKind>(service: Arc<K>, context: Arc<Context>) -> Re
                 service_id: uuid::Uuid::new_v4().to_string(),
                 partitions: spec.partitions,
                 max_partitions: spec.max_partitions,
+                fixed,
+                placed: false,
             };
             // Created, never applied: of two operators at once, the second must find the first one's.
             dereference::record(&context.client, &names, &identity.first_config_map(&names)).await?;
@@ -164,7 +167,14 @@ async fn run_turn<K: ServiceKind>(
     image: &str,
 ) -> Result<Turn, ReconcileError> {
     let client = &context.client;
-    let shards = shards::sources(names, &service.service().postgres, identity.partitions);
+    let mut identity = identity;
+    let mut shards = shards::sources(names, &service.service().postgres, identity.partitions);
+    let found = dereference(client, names, &shards).await?;
+    for shard in &mut shards {
+        shard.version = found.secrets.get(&shard.secret).map(|secret| secret.version.clone());
+    }
+    // An init Job of this service has succeeded at some time: from now on, an empty shard is a lost one.
+    identity.placed |= found.jobs.values().any(|job| job.status.as_ref().is_some_and(|s| s.succeeded > Some(0)));
     let plan = Plan {
         service,
         names: names.clone(),
@@ -173,7 +183,6 @@ async fn run_turn<K: ServiceKind>(
         image: image.to_owned(),
         images: &context.images,
     };
-    let found = dereference(client, names, &shards).await?;
     let mut turn = Turn { identity: Some(identity), shards, found, ..Turn::default() };
     let mut wanted = build::foundation(&plan)?;
     if let Err(obstacle) = validate::shards(&turn.shards, &turn.found) {
@@ -233,11 +242,7 @@ async fn report<K: ServiceKind>(
         return Ok(());
     }
     let event = Event {
-        type_: if ready || now.phase != Phase::Degraded {
-            EventType::Normal
-        } else {
-            EventType::Warning
-        },
+        type_: if ready || now.phase != Phase::Degraded { EventType::Normal } else { EventType::Warning },
         reason,
         note: Some(if ready { format!("{} partitions are ready", now.replicas) } else { message }),
         action: "Reconcile".to_owned(),

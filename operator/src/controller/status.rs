@@ -96,7 +96,9 @@ fn conditions(facts: &Facts<'_>, waiting: Option<Obstacle>, last: Option<&Servic
 fn waiting(facts: &Facts<'_>, partitions: &[PartitionStatus]) -> Option<Obstacle> {
     let obstacle = |reason, message, passes| Some(Obstacle { reason, message, passes });
     let prepared = facts.init_job.and_then(|name| facts.found.jobs.get(name)).and_then(|job| job.status.as_ref());
-    if prepared.and_then(|status| status.succeeded).unwrap_or(0) == 0 {
+    // A service that runs is not held up by a Job that only looks whether anything is missing.
+    let running = !partitions.is_empty() && partitions.iter().all(|partition| partition.ready);
+    if !running && prepared.and_then(|status| status.succeeded).unwrap_or(0) == 0 {
         let Some(error) = last_words(facts, "init") else {
             return obstacle("Preparing", "the init Job makes topics, tables and slots".to_owned(), true);
         };
@@ -129,7 +131,8 @@ fn words_of(pod: &Pod) -> Option<String> {
     let status = pod.status.as_ref()?;
     let containers = status.init_container_statuses.iter().chain(&status.container_statuses).flatten();
     containers
-        .filter(|container| !container.ready)
+        // A container without probes counts as ready while it runs, however often it has failed.
+        .filter(|container| !container.ready || container.restart_count > 0)
         .filter_map(|container| {
             let states = [container.state.as_ref(), container.last_state.as_ref()];
             states.into_iter().flatten().find_map(|state| {

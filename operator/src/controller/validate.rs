@@ -23,7 +23,14 @@ impl Obstacle {
 }
 
 /// Whether the recorded identity and the spec are of one service.
-pub fn identity(spec: &ServiceSpec, identity: &Identity) -> Result<(), Obstacle> {
+pub fn identity(spec: &ServiceSpec, fixed: &str, identity: &Identity) -> Result<(), Obstacle> {
+    if fixed != identity.fixed {
+        let message = format!(
+            "the retained data was made with other settings than the spec has; set these, or use another name: {}",
+            identity.fixed.replace('\n', ", ")
+        );
+        return Err(Obstacle::new("FixedSettingsChanged", message));
+    }
     if spec.max_partitions != identity.max_partitions {
         let (now, was) = (spec.max_partitions, identity.max_partitions);
         return Err(Obstacle::new(
@@ -73,7 +80,7 @@ pub fn shards(shards: &[ShardSource], found: &Found) -> Result<(), Obstacle> {
         ));
     }
     for shard in shards {
-        let keys = found.secrets.get(&shard.secret);
+        let keys = found.secrets.get(&shard.secret).map(|secret| &secret.keys);
         match (&shard.cluster, keys) {
             (_, Some(keys)) if keys.contains("uri") => {}
             (Some(cluster), _) => {

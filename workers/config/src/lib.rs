@@ -9,6 +9,9 @@ use std::path::Path;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+/// File beside [`CONFIG_PATH`] that is there once every slot was placed: an empty shard is then a lost one.
+pub const PLACED_FILE: &str = "placed";
+
 mod placement;
 
 pub use placement::initial_owner;

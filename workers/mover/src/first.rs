@@ -48,6 +48,19 @@ pub enum Misplaced {
         /// One of them.
         slot: u32,
     },
+    /// The slots were placed once, and some are gone.
+    #[error(
+        "the shards hold only {held} of {slots} slots, and all were placed before: slot {missing} is missing. A database \
+         was lost, or a Secret leads to another one; restore it. Nothing was written"
+    )]
+    Lost {
+        /// Slots that have an owner.
+        held: usize,
+        /// Slots that there are.
+        slots: u32,
+        /// One that is missing.
+        missing: u32,
+    },
     /// A slot has two owners.
     #[error("slot {slot} is owned by the shards of partitions {one} and {other}; nothing was written")]
     Twice {
@@ -61,7 +74,9 @@ pub enum Misplaced {
 }
 
 /// Plans the first slot table of `partitions` shards over `slots` slots.
-pub fn plan(found: &[Found], partitions: u32, slots: u32, plan_id: &str) -> Result<First, Misplaced> {
+///
+/// `placed`: that was done already, so that whatever is missing is lost.
+pub fn plan(found: &[Found], partitions: u32, slots: u32, plan_id: &str, placed: bool) -> Result<First, Misplaced> {
     let mut owners = BTreeMap::new();
     for row in found.iter().filter(|row| owns(&row.state)) {
         if let Some(one) = owners.insert(row.slot, row.partition) {
@@ -70,6 +85,10 @@ pub fn plan(found: &[Found], partitions: u32, slots: u32, plan_id: &str) -> Resu
     }
     if (0..slots).all(|slot| owners.contains_key(&slot)) {
         return Ok(First::Placed);
+    }
+    if placed {
+        let missing = (0..slots).find(|slot| !owners.contains_key(slot)).unwrap_or_default();
+        return Err(Misplaced::Lost { held: owners.len(), slots, missing });
     }
     if let Some(foreign) = found.iter().find(|row| row.attempt.as_deref() != Some(plan_id)) {
         let (partition, slot) = (foreign.partition, foreign.slot);
@@ -97,7 +116,7 @@ mod tests {
 
     #[test]
     fn empty_shards_get_every_slot_once() {
-        let First::Write(write) = plan(&[], 3, 24, "p").unwrap() else { panic!("nothing to write") };
+        let First::Write(write) = plan(&[], 3, 24, "p", false).unwrap() else { panic!("nothing to write") };
         let mut all: Vec<u32> = write.values().flatten().copied().collect();
         all.sort_unstable();
         assert_eq!(all, (0..24).collect::<Vec<_>>());
@@ -107,26 +126,34 @@ mod tests {
     #[test]
     fn a_plan_that_died_half_way_goes_on() {
         let found = [row(0, 0, "active", "p"), row(0, 1, "active", "p")];
-        let First::Write(write) = plan(&found, 2, 4, "p").unwrap() else { panic!("nothing to write") };
+        let First::Write(write) = plan(&found, 2, 4, "p", false).unwrap() else { panic!("nothing to write") };
         assert_eq!(write, BTreeMap::from([(1, vec![2, 3])]));
     }
 
     #[test]
     fn placed_slots_stay_whoever_placed_them() {
         let found: Vec<_> = (0..4).map(|slot| row(3 - slot, slot, "active", "a move")).collect();
-        assert_eq!(plan(&found, 4, 4, "p"), Ok(First::Placed));
+        assert_eq!(plan(&found, 4, 4, "p", false), Ok(First::Placed));
     }
 
     #[test]
     fn a_missing_shard_is_not_taken_for_an_empty_one() {
         let found = [row(0, 0, "active", "another"), row(0, 1, "active", "another")];
-        let error = plan(&found, 2, 4, "p").unwrap_err();
+        let error = plan(&found, 2, 4, "p", false).unwrap_err();
         assert!(error.to_string().contains("2 of 4"), "{error}");
+    }
+
+    #[test]
+    fn once_placed_a_shard_that_is_empty_is_lost() {
+        let found = [row(0, 0, "active", "p"), row(0, 1, "active", "p")];
+        let error = plan(&found, 2, 4, "p", true).unwrap_err();
+        assert_eq!(error, Misplaced::Lost { held: 2, slots: 4, missing: 2 });
+        assert!(plan(&[], 2, 4, "p", true).is_err());
     }
 
     #[test]
     fn a_slot_with_two_owners_is_said_to_have_them() {
         let found = [row(0, 0, "active", "p"), row(1, 0, "leaving", "p")];
-        assert_eq!(plan(&found, 2, 1, "p"), Err(Misplaced::Twice { slot: 0, one: 0, other: 1 }));
+        assert_eq!(plan(&found, 2, 1, "p", false), Err(Misplaced::Twice { slot: 0, one: 0, other: 1 }));
     }
 }

@@ -29,6 +29,8 @@ pub struct InitOptions {
     pub partitions: u32,
     /// Folder with a folder for each shard.
     pub shards: PathBuf,
+    /// Every slot was placed before.
+    pub placed: bool,
 }
 
 /// Why a service cannot be prepared.
@@ -97,10 +99,10 @@ impl InitError {
     }
 }
 
-/// A server that starts, stops or is full refuses with a class of its own: 57 and 53 (PostgreSQL, appendix A).
+/// A server that starts, stops, is full or ends a deadlock refuses with a class of its own (PostgreSQL, appendix A).
 fn starting(error: &sqlx::Error) -> bool {
     let code = error.as_database_error().and_then(|error| error.code());
-    code.is_some_and(|code| code.starts_with("57") || code.starts_with("53") || code.starts_with("08"))
+    code.is_some_and(|code| ["57", "53", "08", "40"].iter().any(|class| code.starts_with(class)))
 }
 
 /// Prepares a service; tries again for ever while the cause may pass by itself.
@@ -118,7 +120,7 @@ pub async fn init(options: &InitOptions) -> Result<(), InitError> {
 }
 
 async fn attempt(options: &InitOptions) -> Result<(), InitError> {
-    let InitOptions { config, schema, plan_id, partitions, shards: folder } = options;
+    let InitOptions { config, schema, plan_id, partitions, shards: folder, placed } = options;
     topics::prepare(config).await?;
     tracing::info!(topics = config.topics.len(), "topics are there");
 
@@ -133,7 +135,7 @@ async fn attempt(options: &InitOptions) -> Result<(), InitError> {
     }
     tracing::info!(shards = shards.len(), "tables are there");
 
-    if let First::Write(write) = plan(&found, *partitions, config.max_partitions, plan_id)? {
+    if let First::Write(write) = plan(&found, *partitions, config.max_partitions, plan_id, *placed)? {
         for shard in &mut shards {
             let slots = write.get(&shard.partition).map_or(&[][..], Vec::as_slice);
             shard.write_slots(plan_id, &starts(config, schema, slots)?).await?;

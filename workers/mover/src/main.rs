@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use shardlane_mover::init::{InitError, InitOptions, init};
-use shardlane_runtime::config::{CONFIG_PATH, ConfigError, ServiceConfig};
+use shardlane_runtime::config::{CONFIG_PATH, ConfigError, PLACED_FILE, ServiceConfig};
 use shardlane_runtime::process;
 
 #[derive(Parser)]
@@ -58,8 +58,9 @@ async fn main() -> ExitCode {
 
 async fn run(command: Command) -> Result<(), Failure> {
     let Command::Init { config, schema, plan_id, partitions, shards } = command;
+    let placed = config.with_file_name(PLACED_FILE).exists();
     let config = ServiceConfig::load(&config)?;
     let text = std::fs::read_to_string(&schema).map_err(|source| Failure::Schema { path: schema, source })?;
     let schema = serde_json::from_str(&text)?;
-    Ok(init(&InitOptions { config, schema, plan_id, partitions, shards }).await?)
+    Ok(init(&InitOptions { config, schema, plan_id, partitions, shards, placed }).await?)
 }

@@ -32,6 +32,12 @@ impl Shard {
             let mut tx = self.connection.begin().await?;
             // Two movers at once, after a node was lost, take turns.
             sqlx::query("SELECT pg_advisory_xact_lock(7362514)").execute(&mut *tx).await?;
+            // As every batch does first, so that tables are not locked in another order than a worker locks them.
+            let prepared: bool =
+                sqlx::query_scalar("SELECT to_regclass('shard') IS NOT NULL").fetch_one(&mut *tx).await?;
+            if prepared {
+                sqlx::query("SELECT FROM shard FOR UPDATE").execute(&mut *tx).await?;
+            }
             // The text comes from the service's own image.
             sqlx::raw_sql(AssertSqlSafe(schema.ddl.clone())).execute(&mut *tx).await?;
             let partition = self.partition.cast_signed();

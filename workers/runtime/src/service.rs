@@ -58,6 +58,9 @@ pub struct Accepted<R> {
     pub request: R,
 }
 
+/// Longest reason, in bytes.
+const REASON_BYTES: usize = 500;
+
 /// Why a record cannot be taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rejection {
@@ -68,9 +71,14 @@ pub struct Rejection {
 }
 
 impl Rejection {
-    /// A rejection of this kind.
+    /// A rejection of this kind. A reason may quote the record, so it is cut to what a person reads.
     pub fn new(kind: &'static str, reason: impl Into<String>) -> Self {
-        Self { kind, reason: reason.into() }
+        let mut reason = reason.into();
+        if reason.len() > REASON_BYTES {
+            reason.truncate(reason.floor_char_boundary(REASON_BYTES));
+            reason.push('…');
+        }
+        Self { kind, reason }
     }
 }
 

@@ -108,7 +108,7 @@ struct Signup {
     (status = 202, description = "Accepted; the outcome will be at the Location."),
     (status = 400, description = "No username."),
     (status = 409, description = "Another request has the name."),
-    (status = 503, description = "Kafka does not take it; nothing was accepted."),
+    (status = 503, description = "Kafka did not confirm it; try again with the same request_id."),
 ))]
 async fn sign_up(
     State(signups): State<Arc<Signups>>,
@@ -121,7 +121,11 @@ async fn sign_up(
     let request = SignupRequest { request_id: (&*request_id).into(), username: (&*username).into() };
     let value = serde_json::to_vec(&request).map_err(|error| Problem::internal(&error))?;
     let waiting = signups.replies.wait_for(username.as_bytes(), &request_id);
-    signups.gateway.submit(REQUEST, username.as_bytes(), value).await?;
+    signups
+        .gateway
+        .submit(REQUEST, username.as_bytes(), value)
+        .await
+        .map_err(|problem| problem.with("request_id", &*request_id).with("username", &*username))?;
     let Some(success) = waiting.outcome(PATIENCE).await else {
         let status = format!("/api/v1/signups/{}?username={}", encoded(&request_id), encoded(&username));
         let pending = serde_json::json!({ "request_id": request_id, "username": username, "status": status });

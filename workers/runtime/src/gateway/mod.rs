@@ -64,7 +64,7 @@ impl Gateway {
         self.producer.publish(&record).await.map(|_| ()).map_err(|error| {
             tracing::warn!(%error, "Kafka did not take a record");
             Problem::unavailable(
-                "Kafka does not take requests now; nothing was accepted, so try again with the same id",
+                "Kafka did not confirm the request, which may yet be applied; try again with the same id",
             )
         })
     }
