@@ -66,5 +66,19 @@ until_true() {
   done
 }
 
+# A port of the loopback that is free now. Below those that the system gives to outgoing connections, any of which may
+# take it before it is listened on.
+free_port() {
+  python3 -c 'import random, socket
+while True:
+    port = random.randrange(5000, 10000)
+    try:
+        socket.socket().bind(("127.0.0.1", port))
+        print(port)
+        break
+    except OSError:
+        pass'
+}
+
 # hash_of PATH...: a short key of files' contents, for caches.
 hash_of() { find "$@" -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum | cut -d' ' -f1 | sha256sum | cut -c1-12; }

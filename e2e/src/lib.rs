@@ -6,6 +6,8 @@ pub mod plain;
 pub mod signups;
 pub mod topic;
 
+use std::net::TcpListener;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -27,9 +29,22 @@ pub fn setting(name: &str) -> Result<String> {
     std::env::var(name).with_context(|| format!("{name} is not set: run this test through `make test`"))
 }
 
-/// A port of the loopback that is free now.
-pub fn free_port() -> Result<u16> {
-    Ok(std::net::TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+/// The first of ten free ports of the loopback, a multiple of ten, given to nobody else of this process.
+///
+/// They lie below those that the system gives to outgoing connections (from 32768 on Linux): one of these may be taken
+/// by any connection between being found free and being listened on.
+pub fn free_ports() -> Result<u16> {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    const TENS: u16 = 2_000;
+    // Another run on this machine most likely begins elsewhere.
+    let offset = u16::try_from(std::process::id() % u32::from(TENS))?;
+    for _ in 0..TENS {
+        let first = 10_000 + (offset + NEXT.fetch_add(1, Ordering::Relaxed)) % TENS * 10;
+        if (first..first + 10).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok()) {
+            return Ok(first);
+        }
+    }
+    bail!("no ten ports in a row are free between 10000 and 30000")
 }
 
 /// Fails with what was expected and found.

@@ -1,6 +1,6 @@
 //! A service of plain processes, on the Kafka and Postgres that the test run started.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use shardlane_runtime::config::ServiceConfig;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::process::{Child, Command};
 
-use crate::{free_port, setting, until};
+use crate::{free_ports, setting, until};
 
 /// A service: configured as the operator would, prepared by the mover, with databases of its own.
 pub struct PlainService {
@@ -32,6 +32,7 @@ pub struct Process {
     /// Where its users reach it.
     pub url: String,
     probes: String,
+    log: PathBuf,
 }
 
 impl PlainService {
@@ -43,12 +44,14 @@ impl PlainService {
         let mut service = SignupShard::new(name, serde_json::from_value(spec)?);
         service.metadata =
             ObjectMeta { uid: Some("test".to_owned()), namespace: Some("test".to_owned()), ..service.metadata };
-        let folder = std::env::temp_dir().join(format!("shardlane-{name}-{}", std::process::id()));
+        // Kept until the next run: a test that failed is explained by its logs.
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/servers").join(name);
+        let _ = std::fs::remove_dir_all(&folder);
         let mut config = service_config(&service, partitions)?;
         // Ports that differ in their last digit stand for the pods' names.
-        let tens = 2_000 + rand::random_range(0..2_000);
-        config.worker_url = format!("http://127.0.0.1:{tens}{{partition}}");
-        let service = Self { config, folder, partitions, worker_ports: tens * 10 };
+        let worker_ports = free_ports()?;
+        config.worker_url = format!("http://127.0.0.1:{}{{partition}}", worker_ports / 10);
+        let service = Self { config, folder, partitions, worker_ports };
         service.write_files().await?;
         service.init().await?;
         Ok(service)
@@ -106,7 +109,7 @@ impl PlainService {
 
     /// Starts another worker of a partition that has one, where no gateway looks for it.
     pub async fn second_worker(&self, partition: u32) -> Result<Process> {
-        self.start_worker(partition, free_port()?)
+        self.start_worker(partition, free_ports()?)
     }
 
     fn start_worker(&self, partition: u32, port: u16) -> Result<Process> {
@@ -129,17 +132,14 @@ impl PlainService {
 
     /// Starts a gateway and waits for it.
     pub async fn gateway(&self, variables: &[(&str, String)]) -> Result<Process> {
-        let gateway = self.start("gateway", free_port()?, variables)?;
+        let gateway = self.start("gateway", free_ports()?, variables)?;
         gateway.ready().await?;
         Ok(gateway)
     }
 
     fn start(&self, command: &str, port: u16, variables: &[(&str, String)]) -> Result<Process> {
-        let probes = free_port()?;
-        let log = std::fs::File::options()
-            .create(true)
-            .append(true)
-            .open(self.folder.join(format!("{command}-{port}.log")))?;
+        let probes = free_ports()?;
+        let log = self.folder.join(format!("{command}-{port}.log"));
         let child = Command::new(program("signup")?)
             .arg(command)
             .arg(format!("--config={}", self.folder.join("service.yaml").display()))
@@ -147,11 +147,11 @@ impl PlainService {
             .envs(variables.iter().map(|(name, value)| (*name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(log)
+            .stderr(std::fs::File::options().create(true).append(true).open(&log)?)
             .kill_on_drop(true)
             .spawn()?;
         let url = |port| format!("http://127.0.0.1:{port}");
-        Ok(Process { child, url: url(port), probes: url(probes) })
+        Ok(Process { child, url: url(port), probes: url(probes), log })
     }
 
     /// A connection to a shard.
@@ -170,15 +170,6 @@ impl PlainService {
     }
 }
 
-impl Drop for PlainService {
-    fn drop(&mut self) {
-        // Logs of a test that failed are worth keeping.
-        if !std::thread::panicking() {
-            let _ = std::fs::remove_dir_all(&self.folder);
-        }
-    }
-}
-
 impl Process {
     /// Waits until it does its work.
     pub async fn ready(&self) -> Result<()> {
@@ -189,6 +180,7 @@ impl Process {
             if status.is_success() { Ok(()) } else { bail!("not ready: {text}") }
         })
         .await
+        .with_context(|| format!("its log: {}", std::fs::read_to_string(&self.log).unwrap_or_default()))
     }
 
     /// A probe's or the metrics' text.

@@ -74,13 +74,18 @@ pub async fn read_until(
     bootstrap: &str,
     topic: &str,
     patience: Duration,
-    enough: impl Fn(&[Seen]) -> bool + Send + 'static,
+    enough: impl FnMut(&[Seen]) -> bool + Send + 'static,
 ) -> Result<Vec<Seen>> {
     let (bootstrap, topic) = (bootstrap.to_owned(), topic.to_owned());
     tokio::task::spawn_blocking(move || read(&bootstrap, &topic, patience, enough)).await?
 }
 
-fn read(bootstrap: &str, topic: &str, patience: Duration, enough: impl Fn(&[Seen]) -> bool) -> Result<Vec<Seen>> {
+fn read(
+    bootstrap: &str,
+    topic: &str,
+    patience: Duration,
+    mut enough: impl FnMut(&[Seen]) -> bool,
+) -> Result<Vec<Seen>> {
     let kafka = KafkaConfig { bootstrap_servers: bootstrap.to_owned() };
     let consumer: BaseConsumer = kafka::consumer(&kafka, "test").set("auto.offset.reset", "earliest").create()?;
     let partitions = kafka::partitions_of(&consumer, topic)?.with_context(|| format!("no topic {topic}"))?;

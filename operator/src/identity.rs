@@ -20,7 +20,8 @@ pub struct Identity {
     pub partitions: u32,
     /// Number of slots.
     pub max_partitions: u32,
-    /// What else of the spec the data depends on, as a text to compare: hash, topics, the kind's own.
+    /// What else of the spec the data depends on, as a text to compare: hash, topics, the kind's own. Empty: not recorded
+    /// yet.
     pub fixed: String,
     /// Whether every slot was placed once: a shard that is empty after that is a lost one.
     pub placed: bool,
@@ -51,7 +52,7 @@ impl Identity {
             service_id: text(SERVICE_ID)?.clone(),
             partitions: number(PARTITIONS)?,
             max_partitions: number(MAX_PARTITIONS)?,
-            fixed: text(FIXED)?.clone(),
+            fixed: data.and_then(|data| data.get(FIXED)).cloned().unwrap_or_default(),
             placed: data.is_some_and(|data| data.get(PLACED).is_some_and(|placed| placed == "true")),
         })
     }

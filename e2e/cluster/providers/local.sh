@@ -47,8 +47,6 @@ provider_up() {
   stage "volumes" make_volumes
 }
 
-free_port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
-
 start_node() {
   stop_node
   local port
@@ -70,7 +68,7 @@ start_node() {
   STOP_WAITING_UNLESS=node_pid
   until_true 60 "the API server" kubectl get --raw /readyz
   kubectl apply -f "$CLUSTER_DIR/local/base.yaml"
-  until_true 60 "the node being ready" kubectl wait --for=condition=Ready node/$NODE_NAME --timeout=1s
+  until_true 60 "the node being ready" kubectl wait --for=condition=Ready "node/$NODE_NAME" --timeout=1s
   until_true 30 "the default service account" kubectl get serviceaccount default
 }
 

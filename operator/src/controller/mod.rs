@@ -109,7 +109,7 @@ async fn reconcile<K: ServiceKind>(service: Arc<K>, context: Arc<Context>) -> Re
             Turn::stopped(Obstacle { reason: "IdentityBroken", message: broken.to_string(), passes: false })
         }
         Some(Ok(identity)) => match validate::identity(spec, &fixed, &identity) {
-            Ok(()) => run_turn(&context, &*service, &names, identity, &image).await?,
+            Ok(()) => run_turn(&context, &*service, &names, Identity { fixed, ..identity }, &image).await?,
             Err(obstacle) => Turn::stopped(obstacle),
         },
         None => {

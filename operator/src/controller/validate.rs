@@ -24,7 +24,7 @@ impl Obstacle {
 
 /// Whether the recorded identity and the spec are of one service.
 pub fn identity(spec: &ServiceSpec, fixed: &str, identity: &Identity) -> Result<(), Obstacle> {
-    if fixed != identity.fixed {
+    if !identity.fixed.is_empty() && fixed != identity.fixed {
         let message = format!(
             "the retained data was made with other settings than the spec has; set these, or use another name: {}",
             identity.fixed.replace('\n', ", ")
