@@ -109,7 +109,9 @@ async fn reconcile<K: ServiceKind>(service: Arc<K>, context: Arc<Context>) -> Re
             Turn::stopped(Obstacle { reason: "IdentityBroken", message: broken.to_string(), passes: false })
         }
         Some(Ok(identity)) => match validate::identity(spec, &fixed, &identity) {
-            Ok(()) => run_turn(&context, &*service, &names, Identity { fixed, ..identity }, &image).await?,
+            Ok(()) => run_turn(&context, &*service, &names, Identity { fixed, ..identity }, &image)
+                .await
+                .or_else(|error| refused(error).map(Turn::stopped))?,
             Err(obstacle) => Turn::stopped(obstacle),
         },
         None => {
@@ -156,6 +158,18 @@ struct Turn {
 impl Turn {
     fn stopped(obstacle: Obstacle) -> Self {
         Self { obstacle: Some(obstacle), ..Self::default() }
+    }
+}
+
+/// What the API server will refuse again until somebody acts is said in the status; everything else is tried again.
+fn refused(error: ReconcileError) -> Result<Obstacle, ReconcileError> {
+    match error {
+        ReconcileError::Api(kube::Error::Api(status)) if matches!(status.code, 400 | 403 | 422) => Ok(Obstacle {
+            reason: "ApplyRefused",
+            message: format!("the API server refuses an object of this service: {}", status.message),
+            passes: false,
+        }),
+        error => Err(error),
     }
 }
 
