@@ -5,7 +5,7 @@ BASE_NAME=docker.io/library/debian:bookworm-slim
 
 # Its folder of mounts belongs to a namespace that ends with it.
 buildah_in() {
-  unshare --mount -- buildah --root "$CACHE/buildah" --runroot "$STATE/buildah" --storage-driver overlay "$@"
+  CONTAINERS_CONF="$CLUSTER_DIR/local/containers.conf" unshare --mount -- buildah --root "$CACHE/buildah" --runroot "$STATE/buildah" --storage-driver overlay "$@"
 }
 
 archive_of() { printf '%s/images/%s.tar' "$CACHE" "$(tr '/:' '__' <<<"$1")"; }
