@@ -60,7 +60,7 @@ pub fn producer(bootstrap: &str) -> Result<Producer> {
 /// Puts one record into a partition.
 pub async fn put(producer: &Producer, topic: &str, slot: u32, key: Option<&[u8]>, value: Option<&[u8]>) -> Result<()> {
     let record = Outgoing {
-        topic: topic.to_owned(),
+        topic: topic.into(),
         slot,
         key: key.map(<[u8]>::to_vec),
         value: value.map(<[u8]>::to_vec),

@@ -44,7 +44,7 @@ async fn every_record_of_the_log_is_answered_whatever_is_killed() -> Result<()> 
     let record = |n: usize| {
         let name = format!("name-{}", n % 15_000);
         Ok(Outgoing {
-            topic: service.topic("request")?.to_owned(),
+            topic: service.topic("request")?.into(),
             slot: keyspace.slot_of(name.as_bytes()),
             value: Some(format!(r#"{{"request_id":"r{n}","username":"{name}"}}"#).into_bytes()),
             key: Some(name.into_bytes()),

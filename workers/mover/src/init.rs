@@ -1,6 +1,7 @@
 //! `init`: from a custom resource's empty shards to a service whose workers can start. Running it again changes nothing.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use rdkafka::consumer::BaseConsumer;
 use rdkafka::error::KafkaError;
@@ -13,7 +14,7 @@ use shardlane_runtime::producer::{Outgoing, Producer};
 use shardlane_runtime::service::Schema;
 
 use crate::first::{First, Found, Misplaced, owns, plan};
-use crate::shards::{Shard, address};
+use crate::shards::{FirstLog, Shard, address};
 use crate::topics::{self, TopicError};
 
 /// What `init` is told.
@@ -130,7 +131,7 @@ async fn attempt(options: &InitOptions) -> Result<(), InitError> {
         let connection = address(folder, partition)?.connect().await?;
         let mut shard = Shard { partition, connection };
         shard.prepare(config, schema).await?;
-        found.extend(shard.slots().await?);
+        found.extend(shard.slots(config.max_partitions).await?);
         shards.push(shard);
     }
     tracing::info!(shards = shards.len(), "tables are there");
@@ -138,34 +139,36 @@ async fn attempt(options: &InitOptions) -> Result<(), InitError> {
     if let First::Write(write) = plan(&found, *partitions, config.max_partitions, plan_id, *placed)? {
         for shard in &mut shards {
             let slots = write.get(&shard.partition).map_or(&[][..], Vec::as_slice);
-            shard.write_slots(plan_id, &starts(config, schema, slots)?).await?;
+            shard.write_slots(plan_id, &first_log(config, schema, slots)?).await?;
         }
         tracing::info!(slots = config.max_partitions, "slots are placed");
     }
     let mut placed = Vec::new();
     for shard in &mut shards {
-        placed.extend(shard.slots().await?);
+        placed.extend(shard.slots(config.max_partitions).await?);
     }
     publish_hints(config, &placed).await
 }
 
-/// Where the log of each slot starts.
-fn starts(config: &ServiceConfig, schema: &Schema, slots: &[u32]) -> Result<Vec<(u32, i64)>, InitError> {
+/// The log by which slots that are placed now will know it again.
+fn first_log(config: &ServiceConfig, schema: &Schema, slots: &[u32]) -> Result<FirstLog, InitError> {
     let topic = &config.topic(&schema.input)?.name;
     let consumer: BaseConsumer = kafka::client(&config.kafka, &format!("{}-mover", config.name)).create()?;
-    slots.iter().map(|slot| Ok((*slot, kafka::watermarks(&consumer, topic, *slot)?.0))).collect()
+    let topic_id = kafka::describe(&consumer, topic)?.id;
+    let logs = kafka::extents(&consumer, topic, slots.iter().copied())?;
+    Ok(FirstLog { topic_id, starts: logs.into_iter().map(|(slot, log)| (slot, log.start)).collect() })
 }
 
 /// Repeats who owns what where gateways and people read it.
 async fn publish_hints(config: &ServiceConfig, placed: &[Found]) -> Result<(), InitError> {
-    let topic = &config.topic(roles::SLOTS)?.name;
+    let topic: Arc<str> = config.topic(roles::SLOTS)?.name.as_str().into();
     let name = format!("{}-mover", config.name);
     let producer = Producer::new(&kafka::lasting_producer(&config.kafka, &name))?;
     let mut records = Vec::new();
     for Found { slot, partition, epoch, .. } in placed.iter().filter(|row| owns(&row.state)) {
         let hint = Hint { slot: *slot, partition: *partition, epoch: *epoch };
         records.push(Outgoing {
-            topic: topic.clone(),
+            topic: Arc::clone(&topic),
             slot: 0,
             key: Some(hint.key()),
             value: Some(serde_json::to_vec(&hint)?),

@@ -18,6 +18,14 @@ pub struct Shard {
     pub connection: PgConnection,
 }
 
+/// The log of slots that are placed.
+pub struct FirstLog {
+    /// Id of the topic; `None` if the broker gives none.
+    pub topic_id: Option<String>,
+    /// Where the log of each slot starts.
+    pub starts: Vec<(u32, i64)>,
+}
+
 /// Where a shard is: the folder of its number has the file `uri`.
 pub fn address(folder: &Path, partition: u32) -> Result<ShardAddress, InitError> {
     let path = folder.join(partition.to_string()).join("uri");
@@ -61,10 +69,12 @@ impl Shard {
         .await
     }
 
-    /// The slots that the shard knows.
-    pub async fn slots(&mut self) -> sqlx::Result<Vec<Found>> {
+    /// The slots that the shard knows. Kafka partitions beyond them, which a worker took in, are none.
+    pub async fn slots(&mut self, max_partitions: u32) -> sqlx::Result<Vec<Found>> {
         let rows = within(
-            sqlx::query("SELECT slot, state, attempt, epoch FROM slot ORDER BY slot").fetch_all(&mut self.connection),
+            sqlx::query("SELECT slot, state, attempt, epoch FROM slot WHERE slot < $1 ORDER BY slot")
+                .bind(max_partitions.cast_signed())
+                .fetch_all(&mut self.connection),
         )
         .await?;
         let found = |row: &sqlx::postgres::PgRow| Found {
@@ -77,19 +87,20 @@ impl Shard {
         Ok(rows.iter().map(found).collect())
     }
 
-    /// Writes the first slots, to be read from these offsets. Worker and mover see them at once or not at all.
-    pub async fn write_slots(&mut self, plan_id: &str, slots: &[(u32, i64)]) -> sqlx::Result<()> {
+    /// Writes the first slots. Worker and mover see them at once or not at all.
+    pub async fn write_slots(&mut self, plan_id: &str, log: &FirstLog) -> sqlx::Result<()> {
         within(async {
             let mut tx = self.connection.begin().await?;
             sqlx::query("UPDATE shard SET slots_version = slots_version + 1").execute(&mut *tx).await?;
             sqlx::query(
-                "INSERT INTO slot (slot, state, attempt, next_offset)
-                 SELECT slot, 'active', $1, next_offset FROM UNNEST($2::int[], $3::bigint[]) AS s(slot, next_offset)
+                "INSERT INTO slot (slot, state, attempt, topic_id, next_offset)
+                 SELECT slot, 'active', $1, $2, next_offset FROM UNNEST($3::int[], $4::bigint[]) AS s(slot, next_offset)
                  ON CONFLICT DO NOTHING",
             )
             .bind(plan_id)
-            .bind(slots.iter().map(|(slot, _)| slot.cast_signed()).collect::<Vec<_>>())
-            .bind(slots.iter().map(|(_, offset)| *offset).collect::<Vec<_>>())
+            .bind(&log.topic_id)
+            .bind(log.starts.iter().map(|(slot, _)| slot.cast_signed()).collect::<Vec<_>>())
+            .bind(log.starts.iter().map(|(_, offset)| *offset).collect::<Vec<_>>())
             .execute(&mut *tx)
             .await?;
             tx.commit().await

@@ -16,14 +16,24 @@ use crate::metrics::Metrics;
 #[derive(Clone, Debug)]
 pub struct Health {
     waiting: Arc<Mutex<BTreeMap<&'static str, String>>>,
+    aside: Arc<Mutex<Aside>>,
     metrics: Arc<Metrics>,
+}
+
+/// What is wrong and stops only a part of the work, so that the process is ready all the same.
+#[derive(Debug, Default)]
+struct Aside {
+    /// Slots that are not worked on, and why.
+    halted: BTreeMap<u32, String>,
+    /// What a person should know.
+    notices: Vec<String>,
 }
 
 impl Health {
     /// Not ready before each of these parts has said that it is.
     pub fn starting(metrics: Arc<Metrics>, parts: &[&'static str]) -> Self {
         let waiting = parts.iter().map(|part| (*part, "starting".to_owned())).collect();
-        Self { waiting: Arc::new(Mutex::new(waiting)), metrics }
+        Self { waiting: Arc::new(Mutex::new(waiting)), aside: Arc::default(), metrics }
     }
 
     /// A part does its work.
@@ -44,6 +54,33 @@ impl Health {
             self.metrics.set_ready(false);
             waiting.insert(part, reason);
         }
+    }
+
+    /// These slots are halted, and no others.
+    pub fn halt_only(&self, halted: BTreeMap<u32, String>) {
+        let Ok(mut aside) = self.aside.lock() else { return };
+        for (slot, reason) in halted.iter().filter(|(slot, reason)| aside.halted.get(slot) != Some(reason)) {
+            tracing::error!(slot, reason, "slot halted");
+        }
+        aside.halted = halted;
+        self.metrics.halted(aside.halted.len());
+    }
+
+    /// This slot is halted too.
+    pub fn halt(&self, slot: u32, reason: String) {
+        let Ok(mut aside) = self.aside.lock() else { return };
+        tracing::error!(slot, reason, "slot halted");
+        aside.halted.insert(slot, reason);
+        self.metrics.halted(aside.halted.len());
+    }
+
+    /// What a person should know now, instead of what was told before.
+    pub fn note(&self, notices: Vec<String>) {
+        let Ok(mut aside) = self.aside.lock() else { return };
+        for notice in notices.iter().filter(|notice| !aside.notices.contains(notice)) {
+            tracing::warn!("{notice}");
+        }
+        aside.notices = notices;
     }
 
     /// What the process waits for; `None` if it is ready.
@@ -97,5 +134,13 @@ async fn status(State(health): State<Health>) -> impl IntoResponse {
         .map(|(slot, p)| json!({ "slot": slot, "nextOffset": p.next_offset, "logEnd": p.log_end, "lag": p.lag() }))
         .collect();
     let waiting_for = health.reason();
-    Json(json!({ "ready": waiting_for.is_none(), "waitingFor": waiting_for, "slots": slots }))
+    let (halted, notices) = health.aside.lock().map(|a| (a.halted.clone(), a.notices.clone())).unwrap_or_default();
+    let halted: Vec<_> = halted.iter().map(|(slot, reason)| json!({ "slot": slot, "reason": reason })).collect();
+    Json(json!({
+        "ready": waiting_for.is_none(),
+        "waitingFor": waiting_for,
+        "halted": halted,
+        "notices": notices,
+        "slots": slots,
+    }))
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use shardlane_config::Partitioner;
 
 use crate::partitioner::slot_of;
-use crate::record::{Batch, Record};
+use crate::record::Record;
 use crate::service::{Accepted, Rejection, Service};
 
 /// Where each slot of the worker stands: the offset of the next record to apply.
@@ -48,10 +48,24 @@ pub struct Advance {
     pub from: i64,
     /// The offset at which it stands afterwards.
     pub to: i64,
-    /// Timestamp of the last record, by which it is known again.
-    pub last_timestamp: i64,
-    /// Digest of the last record, by which it is known again.
-    pub last_digest: i64,
+    /// The last record.
+    pub memory: Memory,
+}
+
+/// What a slot remembers of the last record that was applied, to know the log again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// Its timestamp, in milliseconds since 1970.
+    pub timestamp: i64,
+    /// Its digest.
+    pub digest: i64,
+}
+
+impl Memory {
+    /// What is remembered of this record.
+    pub fn of(record: &Record<'_>) -> Self {
+        Self { timestamp: record.timestamp, digest: digest(record) }
+    }
 }
 
 /// How keys are spread over slots.
@@ -81,43 +95,53 @@ impl Keyspace {
     }
 }
 
-/// Sorts a batch that was read from `positions`.
-pub fn sort_out<S: Service>(
+/// Sorts records that follow `positions`.
+pub fn sort_out<'a, S: Service>(
     service: &S,
     keyspace: Keyspace,
     positions: &Positions,
-    batch: &Batch,
+    records: impl Iterator<Item = Record<'a>>,
 ) -> Intake<S::Request> {
-    let mut accepted = Vec::with_capacity(batch.len());
+    let mut accepted = Vec::with_capacity(records.size_hint().0);
     let mut dead = Vec::new();
     let mut last: BTreeMap<u32, Record<'_>> = BTreeMap::new();
-    for record in batch.records() {
+    for record in records {
         let Record { slot, offset, timestamp, .. } = record;
         last.insert(slot, record);
         match keyspace.check(&record).and_then(|()| service.parse(&record)) {
             Ok(request) => accepted.push(Accepted { slot, offset, timestamp, request }),
-            Err(rejection) => dead.push(DeadLetter {
-                slot,
-                offset,
-                timestamp,
-                rejection,
-                key: record.key.map(<[u8]>::to_vec),
-                value: record.value.map(<[u8]>::to_vec),
-            }),
+            Err(rejection) => dead.push(DeadLetter::of(&record, rejection)),
         }
     }
-    let advances = last
-        .into_values()
-        .map(|record| Advance {
+    let advances = last.into_values().map(|record| Advance::over(positions, &record)).collect();
+    Intake { accepted, dead, advances }
+}
+
+impl DeadLetter {
+    /// This record, for this reason.
+    pub fn of(record: &Record<'_>, rejection: Rejection) -> Self {
+        Self {
+            slot: record.slot,
+            offset: record.offset,
+            timestamp: record.timestamp,
+            rejection,
+            key: record.key.map(<[u8]>::to_vec),
+            value: record.value.map(<[u8]>::to_vec),
+        }
+    }
+}
+
+impl Advance {
+    /// From where its slot stands to after this record.
+    pub fn over(positions: &Positions, record: &Record<'_>) -> Self {
+        Self {
             slot: record.slot,
             // A slot that is not ours has no position; -1 then matches no row, and the batch is refused.
             from: positions.get(&record.slot).copied().unwrap_or(-1),
             to: record.offset + 1,
-            last_timestamp: record.timestamp,
-            last_digest: digest(&record),
-        })
-        .collect();
-    Intake { accepted, dead, advances }
+            memory: Memory::of(record),
+        }
+    }
 }
 
 /// A number by which a record is known again.

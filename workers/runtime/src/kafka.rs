@@ -1,11 +1,16 @@
 //! Clients of Kafka, with the settings that the loop relies on, each with its reason.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use rdkafka::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::topic_partition_list::TopicPartitionListElem;
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use shardlane_config::KafkaConfig;
+use shardlane_topic_id::Described;
+
+use crate::standing::Extent;
 
 /// How long a question to the broker may take.
 pub const ASK: Duration = Duration::from_secs(10);
@@ -74,9 +79,47 @@ pub fn mends_itself(error: &KafkaError) -> bool {
     )
 }
 
-/// The offsets at which a partition's log begins and ends.
-pub fn watermarks(consumer: &BaseConsumer, topic: &str, partition: u32) -> KafkaResult<(i64, i64)> {
-    consumer.fetch_watermarks(topic, partition.cast_signed(), ASK)
+/// Where the logs of some partitions begin and end, in two requests however many there are.
+pub fn extents<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    topic: &str,
+    partitions: impl Iterator<Item = u32> + Clone,
+) -> KafkaResult<BTreeMap<u32, Extent>> {
+    if partitions.clone().next().is_none() {
+        return Ok(BTreeMap::new());
+    }
+    let mut ends = offsets(consumer, topic, partitions.clone(), Offset::End)?;
+    let starts = offsets(consumer, topic, partitions, Offset::Beginning)?;
+    let extent = |(partition, start)| Some((partition, Extent { start, end: ends.remove(&partition)? }));
+    Ok(starts.into_iter().filter_map(extent).collect())
+}
+
+/// The library passes the names of both ends through to the broker, as the protocol has them (ListOffsets, -1 and -2).
+fn offsets<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    topic: &str,
+    partitions: impl Iterator<Item = u32>,
+    which: Offset,
+) -> KafkaResult<BTreeMap<u32, i64>> {
+    let mut list = TopicPartitionList::new();
+    for partition in partitions {
+        list.add_partition_offset(topic, partition.cast_signed(), which)?;
+    }
+    let found = consumer.offsets_for_times(list, ASK)?;
+    let offset = |element: &TopicPartitionListElem<'_>| {
+        element.error()?;
+        match element.offset() {
+            Offset::Offset(offset) => Ok((element.partition().unsigned_abs(), offset)),
+            _ => Err(KafkaError::OffsetFetch(RDKafkaErrorCode::OffsetNotAvailable)),
+        }
+    };
+    found.elements().iter().map(offset).collect()
+}
+
+/// What the broker says of a topic; one that is not there is an error.
+pub fn describe<C: ConsumerContext>(consumer: &BaseConsumer<C>, topic: &str) -> KafkaResult<Described> {
+    let found = shardlane_topic_id::describe(consumer.client(), topic, ASK)?;
+    found.ok_or(KafkaError::MetadataFetch(RDKafkaErrorCode::UnknownTopicOrPartition))
 }
 
 /// Number of partitions of a topic; `None` if there is none of that name.

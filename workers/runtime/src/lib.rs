@@ -1,9 +1,11 @@
 //! What all services share: the partition loop, its relay, Kafka and Postgres access, and the scaffolding of a gateway.
 //!
-//! A service is a [`service::Service`]; [`worker::run`] does the rest. The loop's parts, in the order in which a record
-//! meets them: [`reader`], [`intake`], the service, [`shard`], [`relay`].
+//! A service is a [`service::Service`] and its [`service::Tables`]; [`worker::run`] does the rest. What a record meets, in
+//! order: [`reader`], [`intake`], the service, [`shard`], [`relay`]. [`partition_loop`] and [`relay`] decide; they see
+//! Kafka, Postgres and time through [`edges`] alone, so that a test can put a simulation in their place.
 
 pub mod database;
+pub mod edges;
 pub mod gateway;
 pub mod health;
 pub mod hint;
@@ -11,7 +13,9 @@ pub mod intake;
 pub mod kafka;
 pub mod ksuid;
 pub mod metrics;
+pub mod partition_loop;
 pub mod partitioner;
+pub mod postgres;
 pub mod process;
 pub mod producer;
 pub mod reader;
@@ -19,6 +23,7 @@ pub mod record;
 pub mod relay;
 pub mod service;
 pub mod shard;
+pub mod standing;
 pub mod worker;
 
 pub use shardlane_config as config;

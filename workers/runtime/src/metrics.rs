@@ -1,8 +1,8 @@
 //! What a worker counts, in Prometheus' form.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use prometheus::{
     Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
@@ -15,13 +15,24 @@ pub struct Metrics {
     records: IntCounter,
     dead_letters: IntCounterVec,
     relayed: IntCounter,
+    unpublishable: IntCounter,
+    relay_delay: Histogram,
+    take_overs: IntGauge,
+    halted: IntGauge,
     batch_records: Histogram,
     commit_seconds: Histogram,
     failures: IntCounterVec,
     lag: IntGaugeVec,
     ready: IntGauge,
     ends: Mutex<BTreeMap<u32, Progress>>,
+    /// Batches that are committed and not yet published, and since when.
+    committed: Mutex<VecDeque<(i64, Instant)>>,
 }
+
+/// Most batches whose relay delay is measured: a relay that is further behind shows that anyhow.
+const MEASURED: usize = 1_000;
+
+const SECONDS: &[f64] = &[0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1., 5.];
 
 /// How far a slot's log and its worker are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,12 +58,29 @@ impl Metrics {
             records: counter(&registry, "records_total", "Records applied, dead letters included.")?,
             dead_letters: counters(&registry, "dead_letters_total", "Records that could not be taken.", "reason")?,
             relayed: counter(&registry, "relayed_total", "Records published by the relay.")?,
+            unpublishable: counter(
+                &registry,
+                "unpublishable_total",
+                "Records that are too large for their topic, of which a digest was published.",
+            )?,
+            relay_delay: histogram(
+                &registry,
+                "relay_delay_seconds",
+                "Seconds from a batch's commit until all of it is published.",
+                SECONDS,
+            )?,
+            take_overs: gauge(
+                &registry,
+                "take_overs",
+                "How often a worker took over the shard; each time, the one before is fenced.",
+            )?,
+            halted: gauge(&registry, "halted_slots", "Slots whose log is not the one that the shard knows.")?,
             batch_records: histogram(&registry, "batch_records", "Records in a batch.", &[1., 10., 100., 1e3, 4e3])?,
             commit_seconds: histogram(
                 &registry,
                 "commit_seconds",
                 "Seconds from a batch's first statement to its commit.",
-                &[0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1., 5.],
+                SECONDS,
             )?,
             failures: counters(
                 &registry,
@@ -63,6 +91,7 @@ impl Metrics {
             lag: gauges(&registry, "lag_records", "Records of a slot that are not yet applied.", "slot")?,
             ready: gauge(&registry, "ready", "1 while the process does its work.")?,
             ends: Mutex::default(),
+            committed: Mutex::default(),
             registry,
         })
     }
@@ -86,7 +115,12 @@ impl Metrics {
         self.ends.lock().map(|ends| ends.clone()).unwrap_or_default()
     }
 
-    pub(crate) fn batch(&self, records: usize, took: Duration) {
+    pub(crate) fn batch(&self, number: i64, records: usize, took: Duration) {
+        if let Ok(mut committed) = self.committed.lock()
+            && committed.len() < MEASURED
+        {
+            committed.push_back((number, Instant::now()));
+        }
         self.records.inc_by(records as u64);
         #[allow(clippy::cast_precision_loss)]
         self.batch_records.observe(records as f64);
@@ -97,8 +131,24 @@ impl Metrics {
         self.dead_letters.with_label_values(&[kind]).inc();
     }
 
-    pub(crate) fn relayed(&self, records: usize) {
+    pub(crate) fn relayed(&self, records: usize, to: i64) {
         self.relayed.inc_by(records as u64);
+        let Ok(mut committed) = self.committed.lock() else { return };
+        while let Some((_, since)) = committed.pop_front_if(|(number, _)| *number <= to) {
+            self.relay_delay.observe(since.elapsed().as_secs_f64());
+        }
+    }
+
+    pub(crate) fn unpublishable(&self, records: usize) {
+        self.unpublishable.inc_by(records as u64);
+    }
+
+    pub(crate) fn taken_over(&self, times: i64) {
+        self.take_overs.set(times);
+    }
+
+    pub(crate) fn halted(&self, slots: usize) {
+        self.halted.set(i64::try_from(slots).unwrap_or(i64::MAX));
     }
 
     pub(crate) fn failure(&self, part: &str) {

@@ -1,7 +1,8 @@
 //! Publishing many records and waiting for all of them at once: awaiting one by one gives about ninety a second.
 
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
@@ -12,11 +13,13 @@ use rdkafka::message::{DeliveryResult, Header, Message as _, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
 use tokio::sync::{Notify, oneshot};
 
+use crate::edges::Outlet;
+
 /// A record on its way out.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outgoing {
     /// Name of the topic.
-    pub topic: String,
+    pub topic: Arc<str>,
     /// Its partition.
     pub slot: u32,
     /// The key's bytes.
@@ -25,6 +28,15 @@ pub struct Outgoing {
     pub value: Option<Vec<u8>>,
     /// Headers, by name.
     pub headers: Vec<(&'static str, String)>,
+}
+
+impl Outgoing {
+    /// Its size on the wire, in bytes, nearly.
+    pub fn size(&self) -> usize {
+        let bytes = |part: &Option<Vec<u8>>| part.as_ref().map_or(0, Vec::len);
+        let headers: usize = self.headers.iter().map(|(name, value)| name.len() + value.len() + 4).sum();
+        bytes(&self.key) + bytes(&self.value) + headers + 32
+    }
 }
 
 /// A producer whose deliveries are awaited in numbers.
@@ -38,7 +50,7 @@ struct Deliveries;
 
 /// Whoever waits for a record.
 enum Waiter {
-    Flight(Arc<Flight>),
+    Flight(Arc<Flight>, usize),
     One(oneshot::Sender<KafkaResult<Delivered>>),
 }
 
@@ -55,7 +67,7 @@ pub struct Delivered {
 #[derive(Default)]
 struct Flight {
     under_way: AtomicUsize,
-    failure: std::sync::Mutex<Option<KafkaError>>,
+    failures: Mutex<Vec<(usize, KafkaError)>>,
     landed: Notify,
 }
 
@@ -70,7 +82,7 @@ impl ProducerContext for Deliveries {
             Err((error, _)) => Err(error.clone()),
         };
         match *waiter {
-            Waiter::Flight(flight) => flight.land(result.err()),
+            Waiter::Flight(flight, at) => flight.land(result.err().map(|error| (at, error))),
             // Whoever asked may have stopped waiting.
             Waiter::One(sender) => drop(sender.send(result)),
         }
@@ -78,16 +90,21 @@ impl ProducerContext for Deliveries {
 }
 
 impl Flight {
-    fn land(&self, failure: Option<KafkaError>) {
-        if failure.is_some()
-            && let Ok(mut first) = self.failure.lock()
+    fn land(&self, failure: Option<(usize, KafkaError)>) {
+        if let Some(failure) = failure
+            && let Ok(mut failures) = self.failures.lock()
         {
-            *first = first.take().or(failure);
+            failures.push(failure);
         }
         if self.under_way.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.landed.notify_one();
         }
     }
+}
+
+/// Whether the broker will never take this record, for its size.
+fn too_large(error: &KafkaError) -> bool {
+    error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageSizeTooLarge)
 }
 
 impl Producer {
@@ -96,19 +113,26 @@ impl Producer {
         Ok(Self { inner: Arc::new(ThreadedProducer::from_config_and_context(config, Deliveries)?) })
     }
 
-    /// Publishes all records, in order within each partition, and returns once all are acknowledged.
-    pub async fn publish_all(&self, records: &[Outgoing]) -> KafkaResult<()> {
+    /// Publishes all records, in order within each partition, and returns once all are acknowledged or refused. Gives
+    /// the places of those that were refused, and why.
+    async fn fly(&self, records: &[Outgoing]) -> Vec<(usize, KafkaError)> {
         let flight = Arc::new(Flight::default());
         // Held by this call until all are handed over, so that it cannot reach zero before.
         flight.under_way.store(1, Ordering::Release);
-        for record in records {
+        for (at, record) in records.iter().enumerate() {
             flight.under_way.fetch_add(1, Ordering::AcqRel);
-            self.hand_over(record, Waiter::Flight(Arc::clone(&flight))).await?;
+            if let Err(error) = self.hand_over(record, Waiter::Flight(Arc::clone(&flight), at)).await {
+                flight.land(Some((at, error)));
+            }
         }
         flight.land(None);
         flight.landed.notified().await;
-        let failure = flight.failure.lock().ok().and_then(|mut first| first.take());
-        failure.map_or(Ok(()), Err)
+        flight.failures.lock().map(|mut failures| std::mem::take(&mut *failures)).unwrap_or_default()
+    }
+
+    /// Publishes all records or says why not.
+    pub async fn publish_all(&self, records: &[Outgoing]) -> KafkaResult<()> {
+        self.fly(records).await.into_iter().next().map_or(Ok(()), |(_, error)| Err(error))
     }
 
     /// Publishes one record and says where it landed.
@@ -137,6 +161,37 @@ impl Producer {
     /// Waits for what is under way, so that a process that ends loses nothing that it took.
     pub fn flush(&self, patience: Duration) -> KafkaResult<()> {
         self.inner.flush(patience)
+    }
+}
+
+impl Outlet for Producer {
+    /// Many records travel in one request, and the broker refuses all of one that holds a record that is too large for
+    /// the topic. So those are sent again one by one, and with them what came after them in their partitions: the order
+    /// stays, and what was already there is there twice.
+    async fn deliver_all(&self, records: &[Outgoing]) -> Result<Vec<usize>, String> {
+        let refused = self.fly(records).await;
+        if let Some((_, error)) = refused.iter().find(|(_, error)| !too_large(error)) {
+            return Err(error.to_string());
+        }
+        let mut first: HashMap<(&str, u32), usize> = HashMap::new();
+        for (at, _) in refused {
+            let place = first.entry((&records[at].topic, records[at].slot)).or_insert(at);
+            *place = at.min(*place);
+        }
+        let mut never = Vec::new();
+        if first.is_empty() {
+            return Ok(never);
+        }
+        for (at, record) in records.iter().enumerate() {
+            if first.get(&(&*record.topic, record.slot)).is_some_and(|first| at >= *first) {
+                match self.publish(record).await {
+                    Ok(_) => {}
+                    Err(error) if too_large(&error) => never.push(at),
+                    Err(error) => return Err(error.to_string()),
+                }
+            }
+        }
+        Ok(never)
     }
 }
 

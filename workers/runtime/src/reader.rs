@@ -3,7 +3,9 @@
 //! A plain thread with a `BaseConsumer`, because splitting partition queues can stall a partition
 //! (rust-rdkafka issue 840), and because polling is cheap and must not wait for anything else.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError, TryRecvError};
 use std::time::{Duration, Instant};
 
@@ -13,13 +15,15 @@ use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::{Offset, Statistics, TopicPartitionList};
-use shardlane_config::KafkaConfig;
+use shardlane_config::{KafkaConfig, TopicConfig};
 use tokio::sync::mpsc as tokio_mpsc;
 
-use crate::intake::Positions;
+use crate::edges::{Log, Read};
+use crate::intake::{Memory, Positions};
 use crate::kafka;
 use crate::metrics::Metrics;
 use crate::record::{Batch, Record};
+use crate::standing::{self, Standings};
 
 /// A batch is closed this long after its first record at the latest.
 const LINGER: Duration = Duration::from_millis(5);
@@ -28,72 +32,76 @@ const POLL: Duration = Duration::from_millis(20);
 
 /// What the loop tells its reader.
 enum Order {
-    /// Read these slots from here; batches carry the generation.
-    Assign { generation: u64, positions: Positions },
-    /// Show Kafka's own tools how far it is; nothing depends on it.
+    /// Read these slots from where they stand; what is read carries the generation.
+    Assign { generation: u64, standings: Standings },
+    /// Show Kafka's own tools how far it is.
     Commit(Positions),
 }
 
-/// What the reader gives the loop.
-#[derive(Debug)]
-pub enum Read {
-    /// Records to apply.
-    Batch(Batch),
-    /// The broker said something that concerns these slots.
-    Trouble(KafkaError),
-}
+/// What was read, and of which assignment.
+type Tagged = (u64, Read);
 
 /// The loop's side of a reader. Dropping it ends the thread.
 pub struct Reader {
     orders: mpsc::Sender<Order>,
-    batches: tokio_mpsc::Receiver<Read>,
+    reads: tokio_mpsc::Receiver<Tagged>,
     generation: u64,
 }
 
 impl Reader {
     /// Starts a reader of a topic, with nothing assigned yet.
-    pub fn start(config: &KafkaConfig, name: &str, topic: &str, metrics: Arc<Metrics>) -> KafkaResult<Self> {
+    pub fn start(config: &KafkaConfig, name: &str, topic: &TopicConfig, metrics: Arc<Metrics>) -> KafkaResult<Self> {
         let mut config = kafka::consumer(config, name);
         config.set("statistics.interval.ms", "2000");
-        let context = Watch { topic: topic.to_owned(), metrics };
+        let context = Watch { topic: topic.name.clone(), metrics, partitions: AtomicUsize::new(0) };
         let consumer = BaseConsumer::from_config_and_context(&config, context)?;
         let (orders, inbox) = mpsc::channel();
-        let (outbox, batches) = tokio_mpsc::channel(1);
-        let thread = ReaderThread { consumer, topic: topic.to_owned(), inbox, outbox, generation: 0, trouble: None };
+        let (outbox, reads) = tokio_mpsc::channel(1);
+        let thread = ReaderThread {
+            consumer,
+            topic: topic.name.clone(),
+            width: topic.partitions,
+            known_width: usize::MAX,
+            inbox,
+            outbox,
+            generation: 0,
+            slots: BTreeMap::new(),
+            pending: VecDeque::new(),
+        };
         std::thread::Builder::new()
             .name("reader".to_owned())
             .spawn(move || thread.run())
             .map_err(|error| KafkaError::ClientCreation(error.to_string()))?;
-        Ok(Self { orders, batches, generation: 0 })
+        Ok(Self { orders, reads, generation: 0 })
     }
+}
 
-    /// Reads from these positions from now on. Whatever was read before is dropped.
-    pub fn assign(&mut self, positions: Positions) {
+impl Log for Reader {
+    fn assign(&mut self, standings: Standings) {
         self.generation += 1;
         // The thread ends only after this side does.
-        let _ = self.orders.send(Order::Assign { generation: self.generation, positions });
+        let _ = self.orders.send(Order::Assign { generation: self.generation, standings });
     }
 
-    /// The next batch of the present assignment, or trouble. `None` if the thread has ended.
-    pub async fn next(&mut self) -> Option<Read> {
+    async fn next(&mut self) -> Option<Read> {
         loop {
-            match self.batches.recv().await? {
-                Read::Batch(batch) if batch.generation != self.generation => {}
-                read => return Some(read),
+            let (generation, read) = self.reads.recv().await?;
+            if generation == self.generation {
+                return Some(read);
             }
         }
     }
 
-    /// Shows Kafka's own tools how far the worker is.
-    pub fn show_progress(&self, positions: Positions) {
-        let _ = self.orders.send(Order::Commit(positions));
+    fn show_progress(&mut self, positions: &Positions) {
+        let _ = self.orders.send(Order::Commit(positions.clone()));
     }
 }
 
-/// Watches the log's ends, for the lag.
+/// Watches the log's ends, for the lag, and the topic's width.
 struct Watch {
     topic: String,
     metrics: Arc<Metrics>,
+    partitions: AtomicUsize,
 }
 
 impl ConsumerContext for Watch {}
@@ -101,6 +109,8 @@ impl ConsumerContext for Watch {}
 impl ClientContext for Watch {
     fn stats(&self, statistics: Statistics) {
         let Some(topic) = statistics.topics.get(&self.topic) else { return };
+        // One of them is -1, for records without a partition.
+        self.partitions.store(topic.partitions.keys().filter(|partition| **partition >= 0).count(), Ordering::Relaxed);
         for (partition, seen) in &topic.partitions {
             if let Ok(slot) = u32::try_from(*partition)
                 && seen.hi_offset >= 0
@@ -111,13 +121,27 @@ impl ClientContext for Watch {
     }
 }
 
+/// How a slot is being read.
+struct Reading {
+    /// Offset of the next record to give to the loop.
+    next: i64,
+    /// What the record before it must be, until it has been seen.
+    look_back: Option<Memory>,
+}
+
 struct ReaderThread {
     consumer: BaseConsumer<Watch>,
     topic: String,
+    /// How many slots there are.
+    width: u32,
+    /// How many partitions the topic had when it was last asked about.
+    known_width: usize,
     inbox: mpsc::Receiver<Order>,
-    outbox: tokio_mpsc::Sender<Read>,
+    outbox: tokio_mpsc::Sender<Tagged>,
     generation: u64,
-    trouble: Option<KafkaError>,
+    slots: BTreeMap<u32, Reading>,
+    /// What is to be told before anything else is read.
+    pending: VecDeque<Read>,
 }
 
 impl ReaderThread {
@@ -133,7 +157,7 @@ impl ReaderThread {
                 },
                 Err(TryRecvError::Empty) => {
                     if let Some(read) = self.read()
-                        && self.outbox.blocking_send(read).is_err()
+                        && self.outbox.blocking_send((self.generation, read)).is_err()
                     {
                         return;
                     }
@@ -143,66 +167,129 @@ impl ReaderThread {
     }
 
     fn obey(&mut self, order: Order) {
-        let result = match order {
-            Order::Assign { generation, positions } => {
+        match order {
+            Order::Assign { generation, standings } => {
                 self.generation = generation;
-                self.list(&positions).and_then(|list| self.consumer.assign(&list))
+                self.pending.clear();
+                let said = self.take_up(&standings).unwrap_or_else(|error| Read::Trouble(error.to_string()));
+                self.pending.push_back(said);
             }
             Order::Commit(positions) => {
+                let list = list(&self.topic, positions.iter().map(|(slot, offset)| (*slot, *offset)));
                 // Lag in Kafka's own tools is a courtesy: a broker that refuses it hinders nothing.
-                if let Err(error) =
-                    self.list(&positions).and_then(|list| self.consumer.commit(&list, CommitMode::Async))
-                {
+                if let Err(error) = list.and_then(|list| self.consumer.commit(&list, CommitMode::Async)) {
                     tracing::debug!(%error, "offsets for Kafka's own tools were not written");
                 }
-                return;
             }
-        };
-        if let Err(error) = result {
-            let _ = self.outbox.blocking_send(Read::Trouble(error));
         }
     }
 
-    fn list(&self, positions: &Positions) -> KafkaResult<TopicPartitionList> {
-        let mut list = TopicPartitionList::with_capacity(positions.len());
-        for (slot, offset) in positions {
-            list.add_partition_offset(&self.topic, slot.cast_signed(), Offset::Offset(*offset))?;
+    /// Compares the topic with what the slots remember of it, and reads those that still know it.
+    fn take_up(&mut self, standings: &Standings) -> KafkaResult<Read> {
+        self.slots.clear();
+        self.consumer.unassign()?;
+        let topic = kafka::describe(&self.consumer, &self.topic)?;
+        self.known_width = topic.partitions;
+        let strays = self.strays(standings, topic.partitions)?;
+        let logs = kafka::extents(&self.consumer, &self.topic, standings.keys().copied())?;
+        let mut halted = BTreeMap::new();
+        let mut from = Vec::new();
+        for (slot, standing) in standings {
+            let Some(log) = logs.get(slot) else { continue };
+            match standing::start(&self.topic, *slot, standing, topic.id.as_deref(), *log) {
+                Ok(start) => {
+                    from.push((*slot, start.offset));
+                    self.slots.insert(*slot, Reading { next: standing.next_offset, look_back: start.look_back });
+                }
+                Err(reason) => drop(halted.insert(*slot, reason)),
+            }
         }
-        Ok(list)
+        self.consumer.assign(&list(&self.topic, from.into_iter())?)?;
+        let beyond = topic.partitions.saturating_sub(self.width as usize);
+        let notice = (beyond > 0).then(|| {
+            format!(
+                "{} has {} partitions, {beyond} more than the service has slots: records in them are dead letters. Find who \
+                 added them, and let every producer use {} partitions",
+                self.topic, topic.partitions, self.width
+            )
+        });
+        Ok(Read::Assigned { halted, strays, notices: notice.into_iter().collect() })
     }
 
-    /// One batch: from its first record until it is full or has lingered.
+    /// Partitions beyond the slots are the business of the first slot's worker.
+    fn strays(&self, standings: &Standings, partitions: usize) -> KafkaResult<Vec<(u32, i64)>> {
+        if !standings.contains_key(&0) {
+            return Ok(Vec::new());
+        }
+        let end = u32::try_from(partitions).unwrap_or(self.width);
+        let unread = (self.width..end).filter(|partition| !standings.contains_key(partition));
+        let logs = kafka::extents(&self.consumer, &self.topic, unread)?;
+        Ok(logs.into_iter().map(|(partition, log)| (partition, log.start)).collect())
+    }
+
+    /// What comes next: one batch, from its first record until it is full or has lingered.
     fn read(&mut self) -> Option<Read> {
-        if let Some(trouble) = self.trouble.take() {
-            return Some(Read::Trouble(trouble));
+        if let Some(read) = self.pending.pop_front() {
+            return Some(read);
         }
-        let mut batch = Batch::new(self.generation);
+        if self.consumer.context().partitions.load(Ordering::Relaxed) > self.known_width {
+            return Some(Read::Trouble("somebody has added partitions to the topic; looking again".to_owned()));
+        }
+        let mut batch = Batch::default();
         let mut close = None;
         loop {
             let wait = close.map_or(POLL, |close: Instant| close.saturating_duration_since(Instant::now()));
             match self.consumer.poll(wait) {
                 Some(Ok(message)) => {
-                    batch.push(&as_record(&message));
+                    take(&mut self.slots, &mut self.pending, &self.topic, &mut batch, &as_record(&message));
                     if batch.is_full() {
                         return Some(Read::Batch(batch));
                     }
                     close.get_or_insert_with(|| Instant::now() + LINGER);
                 }
                 Some(Err(error)) if kafka::mends_itself(&error) => tracing::debug!(%error, "a connection was lost"),
-                Some(Err(error)) if batch.is_empty() => return Some(Read::Trouble(error)),
-                Some(Err(error)) => {
-                    // What was read before it is good.
-                    self.trouble = Some(error);
-                    return Some(Read::Batch(batch));
-                }
-                None if batch.is_empty() => return None,
+                Some(Err(error)) => self.pending.push_back(Read::Trouble(error.to_string())),
+                None if batch.is_empty() => return self.pending.pop_front(),
                 None => return Some(Read::Batch(batch)),
             }
-            if close.is_some_and(|close| Instant::now() >= close) {
-                return Some(Read::Batch(batch));
+            // What was read before trouble is good.
+            if !self.pending.is_empty() || close.is_some_and(|close| Instant::now() >= close) {
+                return if batch.is_empty() { self.pending.pop_front() } else { Some(Read::Batch(batch)) };
             }
         }
     }
+}
+
+/// Puts a record into the batch, unless it is the one that was applied last or its slot's log is another.
+fn take(
+    slots: &mut BTreeMap<u32, Reading>,
+    pending: &mut VecDeque<Read>,
+    topic: &str,
+    batch: &mut Batch,
+    record: &Record<'_>,
+) {
+    // A slot that is halted is not taken from, whatever was fetched of it.
+    let Some(reading) = slots.get_mut(&record.slot) else { return };
+    if let Some(known) = reading.look_back.take()
+        && record.offset < reading.next
+    {
+        if Memory::of(record) != known {
+            let reason = standing::another_record(topic, record.slot, reading.next);
+            slots.remove(&record.slot);
+            pending.push_back(Read::Halted { slot: record.slot, reason });
+        }
+        return;
+    }
+    batch.push(reading.next, record);
+    reading.next = record.offset + 1;
+}
+
+fn list(topic: &str, offsets: impl Iterator<Item = (u32, i64)>) -> KafkaResult<TopicPartitionList> {
+    let mut list = TopicPartitionList::new();
+    for (slot, offset) in offsets {
+        list.add_partition_offset(topic, slot.cast_signed(), Offset::Offset(offset))?;
+    }
+    Ok(list)
 }
 
 /// A message of the library as a record.
@@ -213,5 +300,41 @@ pub fn as_record<'a>(message: &'a BorrowedMessage<'_>) -> Record<'a> {
         timestamp: message.timestamp().to_millis().unwrap_or(-1),
         key: message.key(),
         value: message.payload(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(offset: i64, value: &[u8]) -> Record<'_> {
+        Record { slot: 1, offset, timestamp: 7, key: None, value: Some(value) }
+    }
+
+    fn read(look_back: Option<Memory>, records: &[Record<'_>]) -> (Batch, VecDeque<Read>) {
+        let mut slots = BTreeMap::from([(1, Reading { next: 5, look_back })]);
+        let (mut batch, mut pending) = (Batch::default(), VecDeque::new());
+        for record in records {
+            take(&mut slots, &mut pending, "t", &mut batch, record);
+        }
+        (batch, pending)
+    }
+
+    #[test]
+    fn the_last_applied_record_is_looked_at_and_not_given_again() {
+        let (batch, pending) = read(Some(Memory::of(&record(4, b"a"))), &[record(4, b"a"), record(5, b"b")]);
+        assert_eq!((batch.len(), batch.begins.get(&1), pending.len()), (1, Some(&5), 0));
+    }
+
+    #[test]
+    fn a_record_that_was_compacted_away_is_not_missed() {
+        let (batch, pending) = read(Some(Memory::of(&record(4, b"a"))), &[record(6, b"b")]);
+        assert_eq!((batch.len(), batch.begins.get(&1), pending.len()), (1, Some(&5), 0));
+    }
+
+    #[test]
+    fn another_log_is_not_read_at_all() {
+        let (batch, pending) = read(Some(Memory::of(&record(4, b"a"))), &[record(4, b"z"), record(5, b"b")]);
+        assert!(batch.is_empty() && matches!(&pending[0], Read::Halted { slot: 1, .. }));
     }
 }

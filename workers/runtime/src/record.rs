@@ -1,5 +1,6 @@
 //! Records as the loop sees them: many in one buffer, so that a batch costs a few allocations and not one a field.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 /// Most records in a batch.
@@ -25,8 +26,8 @@ pub struct Record<'a> {
 /// Records in the order in which they were read: within a slot, the order of the log.
 #[derive(Debug, Default)]
 pub struct Batch {
-    /// Of which assignment they were read.
-    pub generation: u64,
+    /// From which offset each slot was read on: where the shard must say that it stands, or records are missing.
+    pub begins: BTreeMap<u32, i64>,
     bytes: Vec<u8>,
     entries: Vec<Entry>,
 }
@@ -41,13 +42,9 @@ struct Entry {
 }
 
 impl Batch {
-    /// An empty batch of an assignment.
-    pub fn new(generation: u64) -> Self {
-        Self { generation, ..Self::default() }
-    }
-
-    /// Copies a record to the end.
-    pub fn push(&mut self, record: &Record<'_>) {
+    /// Copies a record to the end; `from` is where its slot had been read to.
+    pub fn push(&mut self, from: i64, record: &Record<'_>) {
+        self.begins.entry(record.slot).or_insert(from);
         let key = record.key.map(|bytes| self.store(bytes));
         let value = record.value.map(|bytes| self.store(bytes));
         self.entries.push(Entry { slot: record.slot, offset: record.offset, timestamp: record.timestamp, key, value });
@@ -74,9 +71,9 @@ impl Batch {
         self.entries.is_empty()
     }
 
-    /// The records, in order.
-    pub fn records(&self) -> impl Iterator<Item = Record<'_>> {
-        self.entries.iter().map(|entry| Record {
+    /// Some of the records, in order.
+    pub fn records(&self, range: Range<usize>) -> impl Iterator<Item = Record<'_>> {
+        self.entries[range].iter().map(|entry| Record {
             slot: entry.slot,
             offset: entry.offset,
             timestamp: entry.timestamp,

@@ -6,130 +6,144 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use shardlane_config::{ConfigError, ServiceConfig, roles};
-use sqlx::{Connection, PgConnection};
+use sha2::{Digest, Sha256};
+use tokio::sync::Notify;
 
-use crate::database::within;
-use crate::intake::Keyspace;
+use crate::edges::{Clock, Outbox, OutboxError, Outlet};
+use crate::health::Health;
 use crate::metrics::Metrics;
-use crate::producer::{Outgoing, Producer};
-use crate::service::{BatchRange, Message, Service};
-use crate::shard::{self, Buried};
+use crate::process::{Backoff, Shutdown};
+use crate::producer::Outgoing;
 
-/// Most batches published at once: bounds the memory of a relay that has to catch up.
-const WINDOW: i64 = 8;
-
-/// Why a relay's round did not come to its end.
-#[derive(Debug, thiserror::Error)]
-pub enum RelayError {
-    /// Another worker owns the shard now.
-    #[error("another worker has taken over the shard")]
-    Fenced,
-    /// The shard could not be read or written.
-    #[error("the shard: {0}")]
-    Shard(#[from] sqlx::Error),
-    /// The broker refused a record for good.
-    #[error("the broker: {0}")]
-    Kafka(#[from] rdkafka::error::KafkaError),
-    /// A message is for a topic that the service has not.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-}
+/// How long an idle relay waits; a commit wakes it at once.
+const IDLE: Duration = Duration::from_secs(1);
+/// The part of a worker's health that this is.
+pub const RELAY: &str = "relay";
 
 /// Publishes the outcomes of one shard.
-pub struct Relay<S> {
-    pub(crate) service: Arc<S>,
-    pub(crate) config: Arc<ServiceConfig>,
-    pub(crate) keyspace: Keyspace,
-    pub(crate) owner: String,
-    pub(crate) producer: Producer,
-    pub(crate) metrics: Arc<Metrics>,
+pub struct Relay<O, T, C> {
+    /// The shard.
+    pub outbox: O,
+    /// The broker.
+    pub outlet: T,
+    /// Where digests of what is too large go.
+    pub dead_letters: Arc<str>,
+    /// Time.
+    pub clock: C,
+    /// Where it says how it fares.
+    pub health: Health,
+    /// Where it counts.
+    pub metrics: Arc<Metrics>,
+    /// The loop has committed something.
+    pub committed: Arc<Notify>,
 }
 
-/// Records of some batches, on their way out.
-struct Window {
-    records: Vec<Outgoing>,
-    /// The last batch among them.
-    to: i64,
-    /// Whether there are batches after it.
-    more: bool,
-}
-
-impl<S: Service> Relay<S> {
-    /// Publishes one window. `false`: there was nothing left to publish.
-    pub async fn round(&self, connection: &mut PgConnection) -> Result<bool, RelayError> {
-        let Some(window) = within(self.read(connection)).await? else { return Ok(false) };
-        // Waits for as long as the broker needs: there is nothing better to do.
-        self.producer.publish_all(&window.records).await?;
-        if !within(shard::raise_mark(connection, &self.owner, window.to)).await? {
-            return Err(RelayError::Fenced);
+impl<O: Outbox, T: Outlet, C: Clock> Relay<O, T, C> {
+    /// Publishes until told to stop, then until nothing is left; comes back from failures by itself. Ends early when
+    /// another worker has taken over.
+    pub async fn run(&mut self, stop: &mut Shutdown) {
+        let mut backoff = Backoff::default();
+        loop {
+            match self.round().await {
+                Ok(more) => {
+                    self.health.ready(RELAY);
+                    backoff.reset();
+                    if more {
+                        continue;
+                    }
+                    if stop.has_come() {
+                        return;
+                    }
+                    tokio::select! {
+                        biased;
+                        () = self.committed.notified() => {}
+                        () = stop.wait() => {}
+                        () = self.clock.sleep(IDLE) => {}
+                    }
+                }
+                // The loop notices too, and says so.
+                Err(OutboxError::Fenced) => return,
+                Err(OutboxError::Passing(reason)) => {
+                    self.metrics.failure("relay");
+                    self.health.waiting_for(RELAY, reason);
+                    self.clock.sleep(backoff.wait()).await;
+                }
+            }
         }
-        self.metrics.relayed(window.records.len());
+    }
+
+    /// Publishes one window. `false`: there was nothing left to publish.
+    async fn round(&mut self) -> Result<bool, OutboxError> {
+        let Some(window) = self.outbox.window().await? else { return Ok(false) };
+        // Waits for as long as the broker needs: there is nothing better to do.
+        let too_large = publish(&self.outlet, &window.records).await?;
+        if !too_large.is_empty() {
+            let digests: Vec<_> =
+                too_large.iter().map(|at| digest(&self.dead_letters, &window.records[*at])).collect();
+            if let Some(at) = publish(&self.outlet, &digests).await?.first() {
+                return Err(OutboxError::Passing(format!(
+                    "the topic {} takes not even {} bytes, the digest of a record that is too large; raise its \
+                     max.message.bytes",
+                    digests[*at].topic,
+                    digests[*at].size()
+                )));
+            }
+            self.metrics.unpublishable(digests.len());
+        }
+        self.outbox.raise_mark(window.to).await?;
+        self.metrics.relayed(window.records.len(), window.to);
         Ok(window.more)
     }
-
-    /// What is committed and not yet published, as far as one window goes.
-    async fn read(&self, connection: &mut PgConnection) -> Result<Option<Window>, RelayError> {
-        let mut snapshot = connection.begin().await?;
-        // One snapshot: what it shows below its own batch number is complete and will not change behind the mark.
-        sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY").execute(&mut *snapshot).await?;
-        let waiting = shard::unpublished(&mut snapshot, &self.owner).await?.ok_or(RelayError::Fenced)?;
-        if waiting.to <= waiting.after {
-            // Dropped, it would stay open until the connection is used again.
-            snapshot.rollback().await?;
-            return Ok(None);
-        }
-        let range = BatchRange { to: waiting.to.min(waiting.after + WINDOW), ..waiting };
-        let outcomes = self.service.outcomes(&mut snapshot, range).await?;
-        let dead = shard::dead_letters(&mut snapshot, range).await?;
-        snapshot.commit().await?;
-
-        let mut records = Vec::with_capacity(outcomes.len() + dead.len());
-        for message in outcomes {
-            records.push(self.outgoing(message)?);
-        }
-        for letter in dead {
-            records.push(self.dead_letter(letter)?);
-        }
-        Ok(Some(Window { records, to: range.to, more: range.to < waiting.to }))
-    }
-
-    fn outgoing(&self, message: Message) -> Result<Outgoing, ConfigError> {
-        Ok(Outgoing {
-            topic: self.config.topic(message.role)?.name.clone(),
-            slot: self.keyspace.slot_of(&message.key),
-            key: Some(message.key),
-            value: Some(message.value),
-            headers: Vec::new(),
-        })
-    }
-
-    /// A dead letter is the record as it was, in the partition in which it lay; what is known of it is in headers.
-    fn dead_letter(&self, letter: Buried) -> Result<Outgoing, ConfigError> {
-        let source = &self.config.topic(S::INPUT)?.name;
-        Ok(Outgoing {
-            topic: self.config.topic(&roles::dead_letter(S::INPUT))?.name.clone(),
-            slot: letter.slot,
-            key: letter.key,
-            value: letter.value,
-            headers: vec![
-                ("shardlane.reason", letter.reason),
-                ("shardlane.topic", source.clone()),
-                ("shardlane.partition", letter.slot.to_string()),
-                ("shardlane.offset", letter.offset.to_string()),
-                ("shardlane.timestamp", letter.timestamp.to_string()),
-            ],
-        })
-    }
 }
 
-/// Prepares a connection for relaying.
-pub(crate) async fn prepare(connection: &mut PgConnection) -> sqlx::Result<()> {
-    // A mark that a crash of Postgres takes back only means that outcomes are published again, so it need not wait
-    // for the disk, and holds the fence row all the shorter. The index on batch is right however new the table is.
-    sqlx::raw_sql("SET synchronous_commit = off; SET enable_seqscan = off").execute(connection).await?;
-    Ok(())
+async fn publish(outlet: &impl Outlet, records: &[Outgoing]) -> Result<Vec<usize>, OutboxError> {
+    outlet.deliver_all(records).await.map_err(|error| OutboxError::Passing(format!("Kafka: {error}")))
 }
 
-/// How often an idle relay looks by itself; a commit wakes it at once.
-pub(crate) const IDLE: Duration = Duration::from_secs(1);
+/// What is published of a record that its topic will never take. The record itself stays in the shard.
+fn digest(dead_letters: &Arc<str>, record: &Outgoing) -> Outgoing {
+    let value = record.value.as_deref().unwrap_or_default();
+    let hash: String = Sha256::digest(value).iter().map(|byte| format!("{byte:02x}")).collect();
+    let mut headers: Vec<_> = record.headers.iter().filter(|(name, _)| *name != REASON).cloned().collect();
+    let said = record.headers.iter().find(|(name, _)| *name == REASON).map(|(_, reason)| format!("; it says: {reason}"));
+    let reason = format!(
+        "a record of {} bytes is larger than the topic {} takes; it stays in the shard{}",
+        record.size(),
+        record.topic,
+        said.unwrap_or_default()
+    );
+    headers.push((REASON, reason));
+    headers.push(("shardlane.value.bytes", value.len().to_string()));
+    headers.push(("shardlane.value.sha256", hash));
+    // A key may be what is too large.
+    let key = record.key.clone().filter(|key| key.len() <= LONGEST_KEY);
+    Outgoing { topic: Arc::clone(dead_letters), slot: record.slot, key, value: None, headers }
+}
+
+/// The header that says why a record is a dead letter.
+pub const REASON: &str = "shardlane.reason";
+/// Longest key that a digest repeats, in bytes.
+const LONGEST_KEY: usize = 256;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_digest_keeps_what_is_known_of_a_record_and_is_small() {
+        let record = Outgoing {
+            topic: "t".into(),
+            slot: 3,
+            key: Some(vec![b'k'; 1_000_000]),
+            value: Some(b"abc".to_vec()),
+            headers: vec![(REASON, "not JSON".to_owned()), ("shardlane.offset", "7".to_owned())],
+        };
+        let digest = digest(&"t.dlq".into(), &record);
+        assert!(digest.size() < 1_000 && digest.key.is_none() && &*digest.topic == "t.dlq" && digest.slot == 3);
+        let header = |name| digest.headers.iter().find(|(key, _)| *key == name).unwrap().1.clone();
+        assert!(header(REASON).contains("larger than the topic t takes") && header(REASON).contains("not JSON"));
+        assert_eq!(header("shardlane.offset"), "7");
+        assert_eq!(header("shardlane.value.bytes"), "3");
+        assert!(header("shardlane.value.sha256").starts_with("ba7816bf"));
+    }
+}

@@ -6,10 +6,10 @@ use sqlx::{PgConnection, PgPool};
 
 use crate::record::Record;
 
-/// One kind of service.
+/// One kind of service: what it makes of records, without I/O. Its statements are its [`Tables`].
 ///
-/// A batch of records goes through [`parse`](Self::parse) one by one, then [`fold`](Self::fold), both pure, then
-/// [`apply`](Self::apply) inside the transaction that also moves the slots' offsets. What it decides derives from the
+/// A batch of records goes through [`parse`](Self::parse) one by one, then [`fold`](Self::fold), then
+/// [`Tables::apply`] inside the transaction that also moves the slots' offsets. What it decides derives from the
 /// records and the shard alone: no clock and no chance, so that a replay decides the same.
 pub trait Service: Send + Sync + 'static {
     /// A record that was understood.
@@ -25,6 +25,13 @@ pub trait Service: Send + Sync + 'static {
 
     /// Brings a batch into the form in which it is written. Requests of one slot come in the order of the log.
     fn fold(&self, requests: Vec<Accepted<Self::Request>>) -> Self::Plan;
+}
+
+/// A service's tables in a shard.
+pub trait Tables: Service {
+    /// Tables of outcomes whose rows are removed once they are older than the service keeps outcomes. Each has the
+    /// columns `slot` and `batch`.
+    const PRUNED: &'static [&'static str];
 
     /// Writes state and outcomes. Every row that it writes or answers anew carries `batch`.
     fn apply(
@@ -71,6 +78,11 @@ pub struct Rejection {
 }
 
 impl Rejection {
+    /// What Postgres refuses for its data: a record that passed every rule of the service and still cannot be written.
+    pub fn refused(sqlstate: &str, message: &str) -> Self {
+        Self::new("refused", format!("Postgres refuses what this record asks for: {message} (SQLSTATE {sqlstate})"))
+    }
+
     /// A rejection of this kind. A reason may quote the record, so it is cut to what a person reads.
     pub fn new(kind: &'static str, reason: impl Into<String>) -> Self {
         let mut reason = reason.into();

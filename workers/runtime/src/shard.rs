@@ -2,39 +2,16 @@
 
 use sqlx::{Connection, PgConnection, Row};
 
-use crate::intake::{Advance, DeadLetter, Positions};
+use crate::edges::{Fence, Slots, TakeOver, memory};
+use crate::intake::{Advance, DeadLetter};
 use crate::service::BatchRange;
+use crate::standing::Standing;
 
 /// Statements that make the runtime's tables in a shard, or leave them as they are.
 pub const DDL: &str = include_str!("shard.sql");
 
 /// Tables of the runtime whose rows belong to a slot.
 pub const TABLES: [&str; 1] = ["dead_letter"];
-
-/// A shard as its worker finds it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Slots {
-    /// Changes whenever a slot comes, goes or changes its state.
-    pub version: i64,
-    /// The active slots and where they stand.
-    pub positions: Positions,
-}
-
-/// Whether a worker may start on a shard.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum TakeOver {
-    /// It owns the shard now; whoever owned it before is fenced.
-    Owned,
-    /// The mover has not prepared the shard yet.
-    NotPrepared,
-    /// The database belongs to another service or partition.
-    Foreign {
-        /// The service's id in the shard.
-        service_id: String,
-        /// The partition in the shard.
-        partition: i32,
-    },
-}
 
 /// Makes `owner` the shard's owner, if it is the shard of this service and partition.
 pub async fn take_over(
@@ -56,37 +33,31 @@ pub async fn take_over(
     if found_id != service_id || i64::from(found_partition) != i64::from(partition) {
         return Ok(TakeOver::Foreign { service_id: found_id, partition: found_partition });
     }
-    sqlx::query("UPDATE shard SET owner = $1").bind(owner).execute(&mut *tx).await?;
+    let times = sqlx::query_scalar("UPDATE shard SET owner = $1, take_overs = take_overs + 1 RETURNING take_overs")
+        .bind(owner)
+        .fetch_one(&mut *tx)
+        .await?;
     tx.commit().await?;
-    Ok(TakeOver::Owned)
+    Ok(TakeOver::Owned { times })
 }
 
-/// The active slots, if `owner` still owns the shard.
+/// The slots to work on, if `owner` still owns the shard.
 pub async fn load_slots(shard: &mut PgConnection, owner: &str) -> sqlx::Result<Option<Slots>> {
-    // One statement, so that version and positions are of one snapshot.
+    // One statement, so that version and standings are of one snapshot.
     let rows = sqlx::query(
-        "SELECT s.slots_version, t.slot, t.next_offset
+        "SELECT s.slots_version, t.slot, t.next_offset, t.topic_id, t.last_timestamp, t.last_digest
          FROM shard s LEFT JOIN slot t ON t.state IN ('active', 'leaving') WHERE s.owner = $1",
     )
     .bind(owner)
     .fetch_all(shard)
     .await?;
     let Some(first) = rows.first() else { return Ok(None) };
-    let positions = rows
-        .iter()
-        .filter_map(|row| Some((row.get::<Option<i32>, _>(1)?, row.get::<Option<i64>, _>(2)?)))
-        .map(|(slot, offset)| (slot.unsigned_abs(), offset))
-        .collect();
-    Ok(Some(Slots { version: first.get(0), positions }))
-}
-
-/// What the fence says of a shard.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Fence {
-    /// Number of this transaction's batch.
-    pub batch: i64,
-    /// The slots' version now.
-    pub slots_version: i64,
+    let standing = |row: &sqlx::postgres::PgRow| {
+        let next_offset = row.get::<Option<i64>, _>(2)?;
+        let standing = Standing { next_offset, topic_id: row.get(3), last: memory(row.get(4), row.get(5)) };
+        Some((row.get::<Option<i32>, _>(1)?.unsigned_abs(), standing))
+    };
+    Ok(Some(Slots { version: first.get(0), standings: rows.iter().filter_map(standing).collect() }))
 }
 
 /// Locks the shard for a batch. `None`: another worker has taken over.
@@ -96,6 +67,26 @@ pub async fn fence(tx: &mut PgConnection, owner: &str) -> sqlx::Result<Option<Fe
         .fetch_optional(tx)
         .await?;
     Ok(row.map(|row| Fence { batch: row.get(0), slots_version: row.get(1) }))
+}
+
+/// Takes in Kafka partitions that are no slots, if `owner` still owns the shard.
+pub async fn adopt(shard: &mut PgConnection, owner: &str, strays: &[(u32, i64)]) -> sqlx::Result<()> {
+    let mut tx = shard.begin().await?;
+    let owned = sqlx::query("UPDATE shard SET slots_version = slots_version + 1 WHERE owner = $1")
+        .bind(owner)
+        .execute(&mut *tx)
+        .await?;
+    if owned.rows_affected() == 1 {
+        sqlx::query(
+            "INSERT INTO slot (slot, state, next_offset) SELECT slot, 'active', next_offset
+             FROM UNNEST($1::int[], $2::bigint[]) AS s(slot, next_offset) ON CONFLICT DO NOTHING",
+        )
+        .bind(strays.iter().map(|(slot, _)| slot.cast_signed()).collect::<Vec<_>>())
+        .bind(strays.iter().map(|(_, start)| *start).collect::<Vec<_>>())
+        .execute(&mut *tx)
+        .await?;
+    }
+    tx.commit().await
 }
 
 /// The slots' version, if `owner` still owns the shard. Reads only.
@@ -115,8 +106,8 @@ pub async fn advance(tx: &mut PgConnection, advances: &[Advance]) -> sqlx::Resul
     .bind(advances.iter().map(|a| a.slot.cast_signed()).collect::<Vec<_>>())
     .bind(column(|a| a.from))
     .bind(column(|a| a.to))
-    .bind(column(|a| a.last_timestamp))
-    .bind(column(|a| a.last_digest))
+    .bind(column(|a| a.memory.timestamp))
+    .bind(column(|a| a.memory.digest))
     .execute(tx)
     .await?;
     Ok(done.rows_affected() == advances.len() as u64)

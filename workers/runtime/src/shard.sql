@@ -9,7 +9,9 @@ CREATE TABLE IF NOT EXISTS shard (
     owner         text   NOT NULL DEFAULT '',
     batch         bigint NOT NULL DEFAULT 0,
     relayed_batch bigint NOT NULL DEFAULT 0,
-    slots_version bigint NOT NULL DEFAULT 1
+    slots_version bigint NOT NULL DEFAULT 1,
+    -- How often a worker took over. Two that fight for one shard make it rise without end.
+    take_overs    bigint NOT NULL DEFAULT 0
 );
 
 -- Where each slot stands; the truth about ownership and offsets.

@@ -3,7 +3,7 @@
 use axum::Router;
 use serde::{Deserialize, Serialize};
 use shardlane_runtime::record::Record;
-use shardlane_runtime::service::{Accepted, BatchRange, Message, Rejection, Schema, Service};
+use shardlane_runtime::service::{Accepted, BatchRange, Message, Rejection, Schema, Service, Tables};
 use shardlane_runtime::{ksuid, shard};
 use sqlx::{PgConnection, PgPool};
 
@@ -60,6 +60,10 @@ impl Service for SignupService {
     fn fold(&self, requests: Vec<Accepted<Signup>>) -> SignupPlan {
         fold(self.space, requests)
     }
+}
+
+impl Tables for SignupService {
+    const PRUNED: &'static [&'static str] = &["refusal"];
 
     async fn apply(&self, tx: &mut PgConnection, batch: i64, plan: &SignupPlan) -> sqlx::Result<()> {
         tables::apply(tx, batch, plan).await

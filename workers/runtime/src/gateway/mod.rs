@@ -55,7 +55,7 @@ impl Gateway {
     pub async fn submit(&self, role: &str, key: &[u8], value: Vec<u8>) -> Result<(), Problem> {
         let topic = self.config.topic(role).map_err(|error| Problem::internal(&error))?;
         let record = Outgoing {
-            topic: topic.name.clone(),
+            topic: topic.name.as_str().into(),
             slot: self.keyspace.slot_of(key),
             key: Some(key.to_vec()),
             value: Some(value),

@@ -12,6 +12,7 @@ use crate::kafka;
 use crate::process::{Backoff, with_causes};
 use crate::reader::as_record;
 use crate::record::Record;
+use crate::standing::Extent;
 
 /// From where a topic is followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,8 +68,8 @@ fn follow(
 ) -> KafkaResult<std::convert::Infallible> {
     let mut list = TopicPartitionList::new();
     let mut missing = std::collections::BTreeMap::new();
-    for partition in 0..topic.partitions {
-        let (low, high) = kafka::watermarks(consumer, &topic.name, partition)?;
+    for (partition, log) in kafka::extents(consumer, &topic.name, 0..topic.partitions)? {
+        let Extent { start: low, end: high } = log;
         let from = if start == Start::Beginning { low } else { high };
         list.add_partition_offset(&topic.name, partition.cast_signed(), Offset::Offset(from))?;
         if from < high {

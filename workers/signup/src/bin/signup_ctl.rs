@@ -104,7 +104,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         let value = serde_json::to_vec(&request).map_err(|error| Failure::Other(error.into()))?;
         let slot = keyspace.slot_of(username.as_bytes());
         let key = Some(username.clone().into_bytes());
-        let topic = requests.name.clone();
+        let topic = requests.name.as_str().into();
         producer.publish(&Outgoing { topic, slot, key, value: Some(value), headers: Vec::new() }).await?;
     }
     wait_for_rest(&asked).await

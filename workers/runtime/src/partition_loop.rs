@@ -1,0 +1,312 @@
+//! The partition loop: reads a worker's slots and applies them to its shard batch by batch.
+//!
+//! Any failure ends in the same place: the slots are read again, and reading goes on from where the shard says that they
+//! stand. So nothing needs to be known of how far a failed batch got.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+
+use crate::edges::{Clock, Log, Read, Shard, ShardError, TakeOver};
+use crate::health::Health;
+use crate::intake::{Advance, DeadLetter, Intake, Keyspace, Positions, sort_out};
+use crate::metrics::Metrics;
+use crate::process::{Backoff, Shutdown};
+use crate::record::{Batch, Record};
+use crate::service::{Rejection, Service};
+
+/// How often an idle worker looks for a successor, and for slots that came or went.
+const LOOK: Duration = Duration::from_millis(100);
+/// The part of a worker's health that this is.
+pub const LOOP: &str = "loop";
+
+/// The loop of one partition, over its edges.
+pub struct PartitionLoop<S, H, L, C> {
+    /// What is made of records.
+    pub service: Arc<S>,
+    /// How keys are spread over slots.
+    pub keyspace: Keyspace,
+    /// The shard.
+    pub shard: H,
+    /// The log.
+    pub log: L,
+    /// Time.
+    pub clock: C,
+    /// Where it says how it fares.
+    pub health: Health,
+    /// Where it counts.
+    pub metrics: Arc<Metrics>,
+    /// Wakes the relay.
+    pub committed: Arc<Notify>,
+}
+
+/// Why the loop ended, but for a shutdown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LoopEnd {
+    /// Another worker has taken over.
+    Fenced,
+    /// The database belongs to another service or partition.
+    Foreign {
+        /// The service's id in the shard.
+        service_id: String,
+        /// The partition in the shard.
+        partition: i32,
+    },
+    /// Reading ended, which it never does by itself.
+    LogEnded,
+}
+
+/// How a turn of the loop ended.
+enum Failure {
+    End(LoopEnd),
+    Shutdown,
+    /// What is known of the slots is no longer so.
+    Stale,
+    /// Postgres refuses the data of these records.
+    Refused(Rejection),
+    /// Something that passes, and whose part it is.
+    Passing(&'static str, String),
+}
+
+impl From<ShardError> for Failure {
+    fn from(error: ShardError) -> Self {
+        match error {
+            ShardError::Passing(reason) => Self::Passing("postgres", format!("Postgres: {reason}")),
+            ShardError::Refused(rejection) => Self::Refused(rejection),
+        }
+    }
+}
+
+/// What a turn knows of the worker's slots.
+struct Known {
+    version: i64,
+    positions: Positions,
+}
+
+impl<S: Service, H: Shard<S>, L: Log, C: Clock> PartitionLoop<S, H, L, C> {
+    /// Becomes the shard's owner; waits for a shard that is not there or not prepared. `false`: the shutdown came first.
+    pub async fn take_over(&mut self, shutdown: &mut Shutdown) -> Result<bool, LoopEnd> {
+        let mut backoff = Backoff::default();
+        loop {
+            let taken = tokio::select! {
+                biased;
+                () = shutdown.wait() => return Ok(false),
+                taken = self.shard.take_over() => taken,
+            };
+            match taken {
+                Ok(TakeOver::Owned { times }) => {
+                    self.metrics.taken_over(times);
+                    return Ok(true);
+                }
+                Ok(TakeOver::Foreign { service_id, partition }) => {
+                    return Err(LoopEnd::Foreign { service_id, partition });
+                }
+                Ok(TakeOver::NotPrepared) => {
+                    self.health.waiting_for(LOOP, "the shard is not prepared yet: the service's init Job does that");
+                }
+                Err(ShardError::Passing(reason) | ShardError::Refused(Rejection { reason, .. })) => {
+                    self.metrics.failure("postgres");
+                    self.health.waiting_for(LOOP, format!("Postgres: {reason}"));
+                }
+            }
+            if self.pause(&mut backoff, shutdown).await {
+                return Ok(false);
+            }
+        }
+    }
+
+    /// Turns the loop until the shutdown or a successor. A batch in hand is finished first.
+    pub async fn run(&mut self, shutdown: &mut Shutdown) -> Result<(), LoopEnd> {
+        let mut backoff = Backoff::default();
+        let mut stale_before = false;
+        loop {
+            let Err(failure) = self.turn(shutdown, &mut backoff).await;
+            let stale = matches!(failure, Failure::Stale);
+            match failure {
+                Failure::End(end) => return Err(end),
+                Failure::Shutdown => return Ok(()),
+                // Once is what a change of the slots looks like; again and again would be a loop without a breath.
+                Failure::Stale if !stale_before => {}
+                Failure::Stale => self.health.waiting_for(LOOP, "the shard's slots do not stand where the log was read"),
+                Failure::Passing(part, reason) => {
+                    self.metrics.failure(part);
+                    self.health.waiting_for(LOOP, reason);
+                }
+                // Each single record that is refused was buried; this one is refused as a dead letter too.
+                Failure::Refused(rejection) => self.health.waiting_for(LOOP, rejection.reason),
+            }
+            if (!stale || stale_before) && self.pause(&mut backoff, shutdown).await {
+                return Ok(());
+            }
+            stale_before = stale;
+        }
+    }
+
+    /// Waits before another attempt. `true`: the shutdown came.
+    async fn pause(&self, backoff: &mut Backoff, shutdown: &mut Shutdown) -> bool {
+        tokio::select! {
+            biased;
+            () = shutdown.wait() => true,
+            () = self.clock.sleep(backoff.wait()) => false,
+        }
+    }
+
+    /// From reading the slots to the first failure.
+    async fn turn(
+        &mut self,
+        shutdown: &mut Shutdown,
+        backoff: &mut Backoff,
+    ) -> Result<std::convert::Infallible, Failure> {
+        let mut known = self.take_up().await?;
+        loop {
+            let read = tokio::select! {
+                biased;
+                () = shutdown.wait() => return Err(Failure::Shutdown),
+                read = self.log.next() => read.ok_or(Failure::End(LoopEnd::LogEnded))?,
+                () = self.clock.sleep(LOOK) => {
+                    self.look(known.version).await?;
+                    continue;
+                }
+            };
+            match read {
+                Read::Assigned { halted, strays, notices } => {
+                    self.health.halt_only(halted);
+                    self.health.note(notices);
+                    self.health.ready(LOOP);
+                    if !strays.is_empty() {
+                        self.shard.adopt(&strays).await?;
+                        return Err(Failure::Stale);
+                    }
+                }
+                Read::Halted { slot, reason } => self.health.halt(slot, reason),
+                Read::Trouble(reason) => return Err(Failure::Passing("kafka", format!("Kafka: {reason}"))),
+                Read::Batch(batch) => {
+                    self.settle(&mut known, &batch).await?;
+                    backoff.reset();
+                    self.log.show_progress(&known.positions);
+                }
+            }
+        }
+    }
+
+    /// Reads the slots and assigns them.
+    async fn take_up(&mut self) -> Result<Known, Failure> {
+        let slots = self.shard.slots().await?.ok_or(Failure::End(LoopEnd::Fenced))?;
+        let positions: Positions = slots.standings.iter().map(|(slot, at)| (*slot, at.next_offset)).collect();
+        tracing::info!(version = slots.version, slots = ?positions, "slots taken up");
+        self.metrics.keep_slots(|slot| positions.contains_key(&slot));
+        for (slot, offset) in &positions {
+            self.metrics.applied_to(*slot, *offset);
+        }
+        self.log.assign(slots.standings);
+        Ok(Known { version: slots.version, positions })
+    }
+
+    /// What an idle worker does: looks for a successor and for a change of its slots.
+    async fn look(&mut self, version: i64) -> Result<(), Failure> {
+        match self.shard.slots_version().await? {
+            Some(now) if now == version => Ok(()),
+            Some(_) => Err(Failure::Stale),
+            None => Err(Failure::End(LoopEnd::Fenced)),
+        }
+    }
+
+    /// Applies a batch: whole, or, where Postgres refuses it, in halves, until the records that it refuses are alone. Each
+    /// piece is a transaction of its own, so that a long search gets further however often it is interrupted.
+    async fn settle(&mut self, known: &mut Known, batch: &Batch) -> Result<(), Failure> {
+        if batch.begins.iter().any(|(slot, from)| known.positions.get(slot) != Some(from)) {
+            return Err(Failure::Stale);
+        }
+        let mut pieces = Vec::from([0..batch.len()]);
+        while let Some(piece) = pieces.pop() {
+            match self.commit(known, batch, piece.clone(), None).await {
+                Err(Failure::Refused(rejection)) if piece.len() == 1 => {
+                    self.commit(known, batch, piece, Some(rejection)).await?;
+                }
+                Err(Failure::Refused(_)) => {
+                    let middle = piece.start + piece.len() / 2;
+                    pieces.push(middle..piece.end);
+                    pieces.push(piece.start..middle);
+                }
+                result => result?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Applies some records of a batch in one transaction; the only one of them is a dead letter if it is `refused`.
+    async fn commit(
+        &mut self,
+        known: &mut Known,
+        batch: &Batch,
+        piece: Range<usize>,
+        refused: Option<Rejection>,
+    ) -> Result<(), Failure> {
+        let began = Instant::now();
+        let records = piece.len();
+        let records_of = batch.records(piece);
+        let Intake { accepted, dead, advances } = match refused {
+            None => sort_out(&*self.service, self.keyspace, &known.positions, records_of),
+            Some(rejection) => bury_all(&known.positions, records_of, &rejection),
+        };
+        let plan = self.service.fold(accepted);
+        let number = self.write(known.version, &plan, &dead, &advances).await?;
+        self.metrics.batch(number, records, began.elapsed());
+        self.committed.notify_one();
+        self.count_dead(&dead);
+        for Advance { slot, to, .. } in advances {
+            self.metrics.applied_to(slot, to);
+            known.positions.insert(slot, to);
+        }
+        Ok(())
+    }
+
+    /// The transaction. Gives the batch's number.
+    async fn write(
+        &mut self,
+        version: i64,
+        plan: &S::Plan,
+        dead: &[DeadLetter],
+        advances: &[Advance],
+    ) -> Result<i64, Failure> {
+        let fence = self.shard.begin().await?.ok_or(Failure::End(LoopEnd::Fenced))?;
+        if fence.slots_version != version {
+            self.shard.roll_back().await?;
+            return Err(Failure::Stale);
+        }
+        self.shard.apply(fence.batch, plan).await?;
+        self.shard.bury(fence.batch, dead).await?;
+        if !self.shard.advance(advances).await? {
+            self.shard.roll_back().await?;
+            return Err(Failure::Stale);
+        }
+        self.shard.commit().await?;
+        Ok(fence.batch)
+    }
+
+    fn count_dead(&self, dead: &[DeadLetter]) {
+        for letter in dead {
+            self.metrics.dead_letter(letter.rejection.kind);
+        }
+        if let Some(first) = dead.first() {
+            let (slot, offset, reason) = (first.slot, first.offset, &first.rejection.reason);
+            tracing::warn!(count = dead.len(), slot, offset, reason, "dead letters; the first is shown");
+        }
+    }
+}
+
+/// Records that are all dead letters for one reason.
+fn bury_all<'a, R>(
+    positions: &Positions,
+    records: impl Iterator<Item = Record<'a>>,
+    rejection: &Rejection,
+) -> Intake<R> {
+    let mut intake = Intake { accepted: Vec::new(), dead: Vec::new(), advances: Vec::new() };
+    for record in records {
+        intake.dead.push(DeadLetter::of(&record, rejection.clone()));
+        intake.advances.push(Advance::over(positions, &record));
+    }
+    intake
+}

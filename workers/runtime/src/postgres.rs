@@ -1,0 +1,305 @@
+//! The real edges to a shard: the loop's and the relay's, each over a connection of its own.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use shardlane_config::{ServiceConfig, roles};
+use sqlx::{Connection, PgConnection};
+
+use crate::database::{ShardAddress, within};
+use crate::edges::{Fence, Outbox, OutboxError, Shard, ShardError, Slots, TakeOver, Window};
+use crate::intake::{Advance, DeadLetter, Keyspace};
+use crate::process::with_causes;
+use crate::producer::Outgoing;
+use crate::relay::REASON;
+use crate::service::{BatchRange, Message, Rejection, Tables};
+use crate::shard::{self, Buried};
+
+/// Most batches published at once: bounds the memory of a relay that has to catch up.
+const WINDOW: i64 = 8;
+/// What a relay's connection is told first. A mark that a crash of Postgres takes back only means that outcomes are
+/// published again, so it need not wait for the disk, and holds the fence row all the shorter. The index on batch is
+/// right however new the table is.
+const RELAY_SETUP: &str = "SET synchronous_commit = off; SET enable_seqscan = off";
+
+/// A connection that is made when it is needed, and made anew after a failure: one in an unknown state is worth nothing,
+/// and the server rolls back what it had begun.
+pub struct Session {
+    address: ShardAddress,
+    setup: &'static str,
+    open: Option<PgConnection>,
+}
+
+impl Session {
+    /// A session that runs `setup` on each new connection.
+    pub fn new(address: ShardAddress, setup: &'static str) -> Self {
+        Self { address, setup, open: None }
+    }
+
+    /// The connection.
+    pub async fn get(&mut self) -> sqlx::Result<&mut PgConnection> {
+        match self.open {
+            Some(ref mut open) => Ok(open),
+            None => {
+                let mut fresh = self.address.connect().await?;
+                if !self.setup.is_empty() {
+                    within(sqlx::raw_sql(self.setup).execute(&mut fresh)).await?;
+                }
+                Ok(self.open.insert(fresh))
+            }
+        }
+    }
+
+    /// The connection of a transaction that has begun on it: never a new one.
+    fn same(&mut self) -> sqlx::Result<&mut PgConnection> {
+        self.open.as_mut().ok_or_else(|| sqlx::Error::Io(std::io::ErrorKind::NotConnected.into()))
+    }
+
+    /// Drops the connection.
+    pub fn close(&mut self) {
+        self.open = None;
+    }
+}
+
+/// A shard in Postgres, as the loop writes it.
+pub struct PgShard<S> {
+    service: Arc<S>,
+    service_id: String,
+    partition: u32,
+    owner: String,
+    session: Session,
+}
+
+impl<S: Tables> PgShard<S> {
+    /// The shard at an address, for the worker called `owner`.
+    pub fn new(service: Arc<S>, service_id: &str, partition: u32, owner: &str, address: ShardAddress) -> Self {
+        let (service_id, owner) = (service_id.to_owned(), owner.to_owned());
+        Self { service, service_id, partition, owner, session: Session::new(address, "") }
+    }
+
+    /// Takes a step's result to the loop; a failed step ends the connection, and with it the transaction.
+    fn said<T>(&mut self, result: sqlx::Result<T>) -> Result<T, ShardError> {
+        result.map_err(|error| {
+            self.session.close();
+            ShardError::Passing(with_causes(&error))
+        })
+    }
+}
+
+impl<S: Tables> Shard<S> for PgShard<S> {
+    async fn take_over(&mut self) -> Result<TakeOver, ShardError> {
+        let taken = async {
+            let connection = self.session.get().await?;
+            within(shard::take_over(connection, &self.service_id, self.partition, &self.owner)).await
+        };
+        let taken = taken.await;
+        self.said(taken)
+    }
+
+    async fn slots(&mut self) -> Result<Option<Slots>, ShardError> {
+        let slots = async {
+            let connection = self.session.get().await?;
+            within(shard::load_slots(connection, &self.owner)).await
+        };
+        let slots = slots.await;
+        self.said(slots)
+    }
+
+    async fn slots_version(&mut self) -> Result<Option<i64>, ShardError> {
+        let version = async {
+            let connection = self.session.get().await?;
+            within(shard::slots_version(connection, &self.owner)).await
+        };
+        let version = version.await;
+        self.said(version)
+    }
+
+    async fn adopt(&mut self, strays: &[(u32, i64)]) -> Result<(), ShardError> {
+        let adopted = async {
+            let connection = self.session.get().await?;
+            within(shard::adopt(connection, &self.owner, strays)).await
+        };
+        let adopted = adopted.await;
+        self.said(adopted)
+    }
+
+    async fn begin(&mut self) -> Result<Option<Fence>, ShardError> {
+        let fence = async {
+            let connection = self.session.get().await?;
+            within(async {
+                sqlx::raw_sql("BEGIN").execute(&mut *connection).await?;
+                let fence = shard::fence(connection, &self.owner).await?;
+                if fence.is_none() {
+                    sqlx::raw_sql("ROLLBACK").execute(connection).await?;
+                }
+                Ok(fence)
+            })
+            .await
+        };
+        let fence = fence.await;
+        self.said(fence)
+    }
+
+    async fn apply(&mut self, batch: i64, plan: &S::Plan) -> Result<(), ShardError> {
+        let applied = async { within(self.service.apply(self.session.same()?, batch, plan)).await }.await;
+        if let Some(rejection) = applied.as_ref().err().and_then(refused_data) {
+            self.roll_back().await?;
+            return Err(ShardError::Refused(rejection));
+        }
+        self.said(applied)
+    }
+
+    async fn bury(&mut self, batch: i64, dead: &[DeadLetter]) -> Result<(), ShardError> {
+        if dead.is_empty() {
+            return Ok(());
+        }
+        let buried = async { within(shard::bury(self.session.same()?, batch, dead)).await }.await;
+        self.said(buried)
+    }
+
+    async fn advance(&mut self, advances: &[Advance]) -> Result<bool, ShardError> {
+        let advanced = async { within(shard::advance(self.session.same()?, advances)).await }.await;
+        self.said(advanced)
+    }
+
+    async fn commit(&mut self) -> Result<(), ShardError> {
+        let done = async { within(sqlx::raw_sql("COMMIT").execute(self.session.same()?)).await }.await;
+        self.said(done).map(drop)
+    }
+
+    async fn roll_back(&mut self) -> Result<(), ShardError> {
+        let done = async { within(sqlx::raw_sql("ROLLBACK").execute(self.session.same()?)).await }.await;
+        self.said(done).map(drop)
+    }
+}
+
+/// Data that Postgres will refuse however often it is tried: data exceptions, broken constraints, and program limits
+/// (SQLSTATE classes 22, 23 and 54: PostgreSQL, appendix A).
+fn refused_data(error: &sqlx::Error) -> Option<Rejection> {
+    let refused = error.as_database_error()?;
+    let code = refused.code()?;
+    let classes = ["22", "23", "54"];
+    classes.iter().any(|class| code.starts_with(class)).then(|| Rejection::refused(&code, refused.message()))
+}
+
+/// A shard in Postgres, as the relay reads it.
+pub struct PgOutbox<S> {
+    service: Arc<S>,
+    owner: String,
+    session: Session,
+    addresses: Addresses,
+}
+
+/// Where records go, by role.
+struct Addresses {
+    keyspace: Keyspace,
+    topics: HashMap<String, Arc<str>>,
+    input: String,
+}
+
+impl<S: Tables> PgOutbox<S> {
+    /// The shard at an address, for the worker called `owner`.
+    pub fn new(service: Arc<S>, config: &ServiceConfig, keyspace: Keyspace, owner: &str, address: ShardAddress) -> Self {
+        let topics = config.topics.iter().map(|topic| (topic.role.clone(), Arc::from(topic.name.as_str()))).collect();
+        let addresses = Addresses { keyspace, topics, input: S::INPUT.to_owned() };
+        Self { service, owner: owner.to_owned(), session: Session::new(address, RELAY_SETUP), addresses }
+    }
+
+    async fn read(&mut self) -> Result<Option<Window>, ReadError> {
+        let connection = self.session.get().await?;
+        let mut snapshot = connection.begin().await?;
+        // One snapshot: what it shows below its own batch number is complete and will not change behind the mark.
+        sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY").execute(&mut *snapshot).await?;
+        let Some(waiting) = shard::unpublished(&mut snapshot, &self.owner).await? else {
+            return Err(OutboxError::Fenced.into());
+        };
+        if waiting.to <= waiting.after {
+            // Dropped, it would stay open until the connection is used again.
+            snapshot.rollback().await?;
+            return Ok(None);
+        }
+        let range = BatchRange { to: waiting.to.min(waiting.after + WINDOW), ..waiting };
+        let outcomes = self.service.outcomes(&mut snapshot, range).await?;
+        let dead = shard::dead_letters(&mut snapshot, range).await?;
+        snapshot.commit().await?;
+
+        let mut records = Vec::with_capacity(outcomes.len() + dead.len());
+        for message in outcomes {
+            records.push(self.addresses.outgoing(message)?);
+        }
+        for letter in dead {
+            records.push(self.addresses.dead_letter(letter)?);
+        }
+        Ok(Some(Window { records, to: range.to, more: range.to < waiting.to }))
+    }
+
+    fn said<T>(&mut self, result: Result<T, ReadError>) -> Result<T, OutboxError> {
+        result.map_err(|error| match error {
+            ReadError::Outbox(error) => error,
+            ReadError::Shard(error) => {
+                self.session.close();
+                OutboxError::Passing(format!("Postgres: {}", with_causes(&error)))
+            }
+        })
+    }
+}
+
+impl<S: Tables> Outbox for PgOutbox<S> {
+    async fn window(&mut self) -> Result<Option<Window>, OutboxError> {
+        let window = within(self.read()).await;
+        self.said(window)
+    }
+
+    async fn raise_mark(&mut self, batch: i64) -> Result<(), OutboxError> {
+        let raised = async {
+            let connection = self.session.get().await?;
+            Ok(within(shard::raise_mark(connection, &self.owner, batch)).await?)
+        };
+        let raised = raised.await;
+        if self.said(raised)? { Ok(()) } else { Err(OutboxError::Fenced) }
+    }
+}
+
+/// Why a window could not be read.
+#[derive(Debug, thiserror::Error)]
+enum ReadError {
+    #[error(transparent)]
+    Outbox(#[from] OutboxError),
+    #[error(transparent)]
+    Shard(#[from] sqlx::Error),
+}
+
+impl Addresses {
+    fn topic(&self, role: &str) -> Result<Arc<str>, OutboxError> {
+        let found = self.topics.get(role).cloned();
+        found.ok_or_else(|| OutboxError::Passing(format!("the configuration names no topic for the role {role:?}")))
+    }
+
+    fn outgoing(&self, message: Message) -> Result<Outgoing, OutboxError> {
+        Ok(Outgoing {
+            topic: self.topic(message.role)?,
+            slot: self.keyspace.slot_of(&message.key),
+            key: Some(message.key),
+            value: Some(message.value),
+            headers: Vec::new(),
+        })
+    }
+
+    /// A dead letter is the record as it was, in the partition in which it lay; what is known of it is in headers.
+    fn dead_letter(&self, letter: Buried) -> Result<Outgoing, OutboxError> {
+        Ok(Outgoing {
+            topic: self.topic(&roles::dead_letter(&self.input))?,
+            // A record of a partition that somebody added lies where the topic of dead letters has none.
+            slot: letter.slot % self.keyspace.slots.max(1),
+            key: letter.key,
+            value: letter.value,
+            headers: vec![
+                (REASON, letter.reason),
+                ("shardlane.topic", self.topic(&self.input)?.to_string()),
+                ("shardlane.partition", letter.slot.to_string()),
+                ("shardlane.offset", letter.offset.to_string()),
+                ("shardlane.timestamp", letter.timestamp.to_string()),
+            ],
+        })
+    }
+}
