@@ -129,7 +129,9 @@ impl<S: Service, H: Shard<S>, L: Log, C: Clock> PartitionLoop<S, H, L, C> {
                 Failure::Shutdown => return Ok(()),
                 // Once is what a change of the slots looks like; again and again would be a loop without a breath.
                 Failure::Stale if !stale_before => {}
-                Failure::Stale => self.health.waiting_for(LOOP, "the shard's slots do not stand where the log was read"),
+                Failure::Stale => {
+                    self.health.waiting_for(LOOP, "the shard's slots do not stand where the log was read")
+                }
                 Failure::Passing(part, reason) => {
                     self.metrics.failure(part);
                     self.health.waiting_for(LOOP, reason);
@@ -219,7 +221,7 @@ impl<S: Service, H: Shard<S>, L: Log, C: Clock> PartitionLoop<S, H, L, C> {
         if batch.begins.iter().any(|(slot, from)| known.positions.get(slot) != Some(from)) {
             return Err(Failure::Stale);
         }
-        let mut pieces = Vec::from([0..batch.len()]);
+        let mut pieces: Vec<Range<usize>> = std::iter::once(0..batch.len()).collect();
         while let Some(piece) = pieces.pop() {
             match self.commit(known, batch, piece.clone(), None).await {
                 Err(Failure::Refused(rejection)) if piece.len() == 1 => {

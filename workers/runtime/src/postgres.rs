@@ -199,7 +199,13 @@ struct Addresses {
 
 impl<S: Tables> PgOutbox<S> {
     /// The shard at an address, for the worker called `owner`.
-    pub fn new(service: Arc<S>, config: &ServiceConfig, keyspace: Keyspace, owner: &str, address: ShardAddress) -> Self {
+    pub fn new(
+        service: Arc<S>,
+        config: &ServiceConfig,
+        keyspace: Keyspace,
+        owner: &str,
+        address: ShardAddress,
+    ) -> Self {
         let topics = config.topics.iter().map(|topic| (topic.role.clone(), Arc::from(topic.name.as_str()))).collect();
         let addresses = Addresses { keyspace, topics, input: S::INPUT.to_owned() };
         Self { service, owner: owner.to_owned(), session: Session::new(address, RELAY_SETUP), addresses }

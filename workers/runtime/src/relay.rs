@@ -78,8 +78,7 @@ impl<O: Outbox, T: Outlet, C: Clock> Relay<O, T, C> {
         // Waits for as long as the broker needs: there is nothing better to do.
         let too_large = publish(&self.outlet, &window.records).await?;
         if !too_large.is_empty() {
-            let digests: Vec<_> =
-                too_large.iter().map(|at| digest(&self.dead_letters, &window.records[*at])).collect();
+            let digests: Vec<_> = too_large.iter().map(|at| digest(&self.dead_letters, &window.records[*at])).collect();
             if let Some(at) = publish(&self.outlet, &digests).await?.first() {
                 return Err(OutboxError::Passing(format!(
                     "the topic {} takes not even {} bytes, the digest of a record that is too large; raise its \
@@ -105,7 +104,8 @@ fn digest(dead_letters: &Arc<str>, record: &Outgoing) -> Outgoing {
     let value = record.value.as_deref().unwrap_or_default();
     let hash: String = Sha256::digest(value).iter().map(|byte| format!("{byte:02x}")).collect();
     let mut headers: Vec<_> = record.headers.iter().filter(|(name, _)| *name != REASON).cloned().collect();
-    let said = record.headers.iter().find(|(name, _)| *name == REASON).map(|(_, reason)| format!("; it says: {reason}"));
+    let said =
+        record.headers.iter().find(|(name, _)| *name == REASON).map(|(_, reason)| format!("; it says: {reason}"));
     let reason = format!(
         "a record of {} bytes is larger than the topic {} takes; it stays in the shard{}",
         record.size(),

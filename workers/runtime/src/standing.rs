@@ -39,7 +39,13 @@ pub struct Start {
 
 /// Where to start reading a slot, or why it must not be read. An aged log that begins right where the slot stands is
 /// whole; so is one whose last applied record was compacted away.
-pub fn start(topic: &str, slot: u32, standing: &Standing, topic_id: Option<&str>, log: Extent) -> Result<Start, String> {
+pub fn start(
+    topic: &str,
+    slot: u32,
+    standing: &Standing,
+    topic_id: Option<&str>,
+    log: Extent,
+) -> Result<Start, String> {
     let next = standing.next_offset;
     if let (Some(known), Some(found)) = (standing.topic_id.as_deref(), topic_id)
         && known != found

@@ -41,7 +41,11 @@ fn refused(code: RDKafkaErrorCode) -> KafkaError {
 }
 
 /// Asks the broker about a topic; `None` if there is none of that name. Blocks for at most `patience`.
-pub fn describe<C: ClientContext>(client: &Client<C>, topic: &str, patience: Duration) -> KafkaResult<Option<Described>> {
+pub fn describe<C: ClientContext>(
+    client: &Client<C>,
+    topic: &str,
+    patience: Duration,
+) -> KafkaResult<Option<Described>> {
     let name = CString::new(topic).map_err(|_| refused(RDKafkaErrorCode::InvalidTopic))?;
     let mut names = [name.as_ptr()];
     let wait = i32::try_from(patience.as_millis()).unwrap_or(i32::MAX);

@@ -15,7 +15,7 @@ use shardlane_runtime::record::{Batch, Record};
 use shardlane_runtime::service::{Accepted, Rejection};
 use shardlane_runtime::standing::{Standing, Standings};
 
-use crate::service::{Answer, Model, REFUSED, Register, Request};
+use crate::service::{Answer, Model, REFUSED, Request};
 use crate::world::{Db, Fault, LARGEST, Published, Row, Shared, World, keyspace};
 
 /// Most batches in a window.
@@ -24,10 +24,7 @@ const WINDOW: i64 = 3;
 /// Lets everything else go first, for as long as the scheduler likes.
 pub async fn step() {
     let mut seen = false;
-    poll_fn(|_| {
-        if std::mem::replace(&mut seen, true) { Poll::Ready(()) } else { Poll::Pending }
-    })
-    .await;
+    poll_fn(|_| if std::mem::replace(&mut seen, true) { Poll::Ready(()) } else { Poll::Pending }).await;
 }
 
 /// A worker's way to its shard.
@@ -248,7 +245,9 @@ fn apply_one(db: &mut Db, fault: Option<Fault>, batch: i64, accepted: &Accepted<
     let place = (*slot, request.key.clone(), id.clone());
     let known = match fault {
         Some(Fault::DedupeWithoutKey) => db.answers.iter_mut().find(|(found, _)| found.0 == *slot && found.2 == *id),
-        Some(Fault::LosersForgotten) => db.answers.iter_mut().find(|(found, row)| **found == place && row.row.made.is_some()),
+        Some(Fault::LosersForgotten) => {
+            db.answers.iter_mut().find(|(found, row)| **found == place && row.row.made.is_some())
+        }
         _ => db.answers.iter_mut().find(|(found, _)| **found == place),
     };
     if let Some((_, answer)) = known {
@@ -289,8 +288,7 @@ impl SimLog {
         let mut world = self.world.lock();
         let mut batch = Batch::default();
         for (slot, next) in self.next.as_mut()? {
-            let waiting: Vec<_> =
-                world.log.get(slot)?.iter().filter(|entry| entry.offset >= *next).cloned().collect();
+            let waiting: Vec<_> = world.log.get(slot)?.iter().filter(|entry| entry.offset >= *next).cloned().collect();
             let taken = world.rng.random_range(0..=waiting.len());
             for entry in &waiting[..taken] {
                 let (key, value) = (Some(entry.key.as_bytes()), Some(entry.value.as_bytes()));
@@ -392,7 +390,8 @@ impl Outbox for SimOutbox {
         if !owns {
             return Err(OutboxError::Fenced);
         }
-        for record in std::mem::take(&mut *self.held_back.lock().unwrap()) {
+        let held_back = std::mem::take(&mut *self.held_back.lock().unwrap());
+        for record in held_back {
             step().await;
             self.session.world.lock().published.push(Published { record, by_owner: true });
         }
@@ -415,7 +414,10 @@ fn unpublished(db: &Db, fault: Option<Fault>, to: i64) -> Vec<Outgoing> {
         let mut old = row.row.clone();
         if fault == Some(Fault::OldStateAgain) && old.content < 0 {
             let made = old.made.clone().unwrap();
-            records.push(((row.batch, row.offset, 2), outgoing("state", *slot, key, format!("{} {}", made.version, made.value))));
+            records.push((
+                (row.batch, row.offset, 2),
+                outgoing("state", *slot, key, format!("{} {}", made.version, made.value)),
+            ));
             old.content = 0;
         }
         records.push(((row.batch, row.offset, 0), outgoing("response", *slot, key, old.text(id))));

@@ -16,6 +16,11 @@ pub const HUGE: i64 = 11;
 #[derive(Debug)]
 pub struct Model;
 
+impl Model {
+    /// Topic of dead letters.
+    pub const INPUT_DLQ: &'static str = "dlq";
+}
+
 /// "key request content" as words.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {

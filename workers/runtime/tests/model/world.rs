@@ -45,6 +45,9 @@ pub struct Row<T> {
     pub offset: i64,
 }
 
+/// Reason, key and value of a dead letter.
+pub type Letter = (String, String, String);
+
 /// What a shard holds.
 #[derive(Clone, Debug, Default)]
 pub struct Db {
@@ -57,8 +60,8 @@ pub struct Db {
     pub slots: BTreeMap<u32, i64>,
     pub registers: BTreeMap<(u32, String), Row<Register>>,
     pub answers: BTreeMap<(u32, String, String), Row<Answer>>,
-    /// Reason, key and value of dead letters, by slot and offset.
-    pub dead: BTreeMap<(u32, i64), Row<(String, String, String)>>,
+    /// By slot and offset.
+    pub dead: BTreeMap<(u32, i64), Row<Letter>>,
 }
 
 /// A shard's server.
