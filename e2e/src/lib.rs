@@ -1,6 +1,7 @@
 //! What the tests on real servers and real clusters share.
 
 pub mod cluster;
+pub mod direct;
 pub mod forward;
 pub mod plain;
 pub mod signups;

@@ -35,6 +35,47 @@ pub struct Process {
     log: PathBuf,
 }
 
+/// The variable with a dying worker's port for gateways.
+pub const HTTP_PORT: &str = "SHARDLANE_HTTP_PORT";
+/// The variable with its port for probes.
+pub const METRICS_PORT: &str = "SHARDLANE_METRICS_PORT";
+
+/// A point of the loop at which a worker can be made to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Point {
+    /// Everything of a batch is written, and nothing is committed.
+    BeforeCommit,
+    /// A batch is committed, and nobody knows.
+    AfterCommit,
+    /// Half of a window is published.
+    MidRelay,
+    /// A window is published, and the mark says that it is not.
+    BeforeMark,
+}
+
+impl Point {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::BeforeCommit, Self::AfterCommit, Self::MidRelay, Self::BeforeMark];
+
+    /// Its name on a command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::BeforeCommit => "before-commit",
+            Self::AfterCommit => "after-commit",
+            Self::MidRelay => "mid-relay",
+            Self::BeforeMark => "before-mark",
+        }
+    }
+}
+
+impl std::str::FromStr for Point {
+    type Err = anyhow::Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        Self::ALL.into_iter().find(|point| point.name() == name).with_context(|| format!("no point {name}"))
+    }
+}
+
 impl PlainService {
     /// Makes a service of a SignupShard's spec; `name` is unique to the test.
     pub async fn prepare(name: &str, mut spec: serde_json::Value) -> Result<Self> {
@@ -138,12 +179,54 @@ impl PlainService {
     }
 
     fn start(&self, command: &str, port: u16, variables: &[(&str, String)]) -> Result<Process> {
+        let mut program = Command::new(program("signup")?);
         let probes = free_ports()?;
-        let log = self.folder.join(format!("{command}-{port}.log"));
-        let child = Command::new(program("signup")?)
+        program
             .arg(command)
             .arg(format!("--config={}", self.folder.join("service.yaml").display()))
-            .args([format!("--http-port={port}"), format!("--metrics-port={probes}")])
+            .args([format!("--http-port={port}"), format!("--metrics-port={probes}")]);
+        self.spawn(program, command, (port, probes), variables)
+    }
+
+    /// Starts a worker that sends itself a signal when it reaches a point for the `pass`th time. `program` is the
+    /// `dying-worker` of this package.
+    pub fn dying_worker(
+        &self,
+        program: &str,
+        partition: u32,
+        point: Point,
+        signal: &str,
+        pass: u32,
+    ) -> Result<Process> {
+        let mut dying = Command::new(program);
+        let (port, probes) = (free_ports()?, free_ports()?);
+        dying.args([point.name(), signal, &pass.to_string()]);
+        let variables = [
+            ("SHARDLANE_CONFIG", self.folder.join("service.yaml").display().to_string()),
+            ("SHARDLANE_PARTITION", partition.to_string()),
+            ("SHARDLANE_POSTGRES_URI", self.uri(partition)?),
+            (HTTP_PORT, port.to_string()),
+            (METRICS_PORT, probes.to_string()),
+        ];
+        self.spawn(dying, "dying", (port, probes), &variables)
+    }
+
+    /// Runs the sign-up program's `resume` for a slot of a partition, as a person would in the worker's container.
+    pub async fn resume(&self, partition: u32, slot: u32) -> Result<()> {
+        let config = format!("--config={}", self.folder.join("service.yaml").display());
+        let shard = format!("--postgres-uri={}", self.uri(partition)?);
+        run("signup", &["resume", &config, &shard, &format!("--slot={slot}")]).await
+    }
+
+    fn spawn(
+        &self,
+        mut program: Command,
+        name: &str,
+        (port, probes): (u16, u16),
+        variables: &[(&str, String)],
+    ) -> Result<Process> {
+        let log = self.folder.join(format!("{name}-{port}.log"));
+        let child = program
             .envs(variables.iter().map(|(name, value)| (*name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -193,6 +276,35 @@ impl Process {
         Ok(self.child.kill().await?)
     }
 
+    /// Waits until a signal ends it.
+    pub async fn killed_by(&mut self, patience: Duration) -> Result<Option<i32>> {
+        let status = tokio::time::timeout(patience, self.child.wait()).await.context("it did not end")??;
+        Ok(std::os::unix::process::ExitStatusExt::signal(&status))
+    }
+
+    /// Waits until a signal has stopped it.
+    pub async fn stopped(&self, patience: Duration) -> Result<()> {
+        let file = format!("/proc/{}/stat", self.pid()?);
+        until(patience, async || {
+            let stat = std::fs::read_to_string(&file)?;
+            // The state follows the name, which is in parentheses.
+            let state = stat.rsplit(") ").next().unwrap_or_default();
+            if state.starts_with('T') { Ok(()) } else { bail!("it is not stopped: {state:.1}") }
+        })
+        .await
+    }
+
+    fn pid(&self) -> Result<u32> {
+        self.child.id().context("it has ended")
+    }
+
+    /// Sends it a signal.
+    pub async fn signal(&self, name: &str) -> Result<()> {
+        let pid = self.pid()?.to_string();
+        let sent = Command::new("kill").args([&format!("-{name}"), &pid]).status().await?;
+        if sent.success() { Ok(()) } else { bail!("cannot signal {pid}") }
+    }
+
     /// Waits until it ends by itself; its exit code.
     pub async fn end(&mut self, patience: Duration) -> Result<Option<i32>> {
         Ok(tokio::time::timeout(patience, self.child.wait()).await.context("it did not end")??.code())
@@ -200,11 +312,7 @@ impl Process {
 
     /// Asks it to stop, as the kubelet does.
     pub async fn stop(&mut self) -> Result<Option<i32>> {
-        let pid = self.child.id().context("it has ended")?.to_string();
-        let sent = Command::new("kill").args(["-TERM", &pid]).status().await?;
-        if !sent.success() {
-            bail!("cannot signal {pid}");
-        }
+        self.signal("TERM").await?;
         self.end(Duration::from_secs(20)).await
     }
 }

@@ -1,15 +1,12 @@
-//! The loop: nothing is lost or doubled when a worker dies, and of two workers the later one wins.
+//! The loop: what a worker does and says from its start to its end.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde_json::Value;
 use shardlane_e2e::plain::PlainService;
 use shardlane_e2e::signups::{check_shards, requests, send_all, told_the_same};
 use shardlane_e2e::{same, setting, topic};
-use shardlane_runtime::intake::Keyspace;
-use shardlane_runtime::producer::Outgoing;
 
 use crate::spec;
 
@@ -31,69 +28,6 @@ async fn killed_workers_lose_and_double_nothing() -> Result<()> {
     let outcomes = load.await??;
     same("outcomes", outcomes.len(), 1_000)?;
     told_the_same(&outcomes, &send_all(&gateway.url, all, 16).await?)?;
-    check_shards(&service.config, &mut service.shards().await?, &outcomes).await
-}
-
-#[tokio::test]
-async fn every_record_of_the_log_is_answered_whatever_is_killed() -> Result<()> {
-    const REQUESTS: usize = 20_000;
-    let service = PlainService::prepare("answered", spec("answered", 1, 4)).await?;
-    // Straight into the log: no client asks again for an answer that was lost.
-    let kafka = setting("SHARDLANE_TEST_KAFKA")?;
-    let keyspace = Keyspace { partitioner: service.config.partitioner, slots: 4 };
-    let record = |n: usize| {
-        let name = format!("name-{}", n % 15_000);
-        Ok(Outgoing {
-            topic: service.topic("request")?.into(),
-            slot: keyspace.slot_of(name.as_bytes()),
-            value: Some(format!(r#"{{"request_id":"r{n}","username":"{name}"}}"#).into_bytes()),
-            key: Some(name.into_bytes()),
-            headers: Vec::new(),
-        })
-    };
-    let records = (0..REQUESTS).map(record).collect::<Result<Vec<_>>>()?;
-    topic::producer(&kafka)?.publish_all(&records).await?;
-    for _ in 0..10 {
-        let mut worker = service.worker(0).await?;
-        // Anywhere in its work: while it starts, in a batch, between a commit and its relay, in the relay.
-        tokio::time::sleep(Duration::from_millis(rand::random_range(50..700))).await;
-        worker.kill().await?;
-    }
-    let _workers = service.workers().await?;
-
-    let (mut answers, mut read) = (BTreeSet::new(), 0);
-    let enough = move |seen: &[topic::Seen]| {
-        answers.extend(seen[read..].iter().map(|record| record.value.clone()));
-        read = seen.len();
-        answers.len() >= REQUESTS
-    };
-    let seen = topic::read_until(&kafka, service.topic("response")?, Duration::from_secs(40), enough).await?;
-    let mut told = BTreeMap::new();
-    for record in &seen {
-        let response = record.json()?;
-        let id = response["request_id"].as_str().context("no request_id")?.to_owned();
-        let success = response["success"].as_bool().context("no success")?;
-        same(&format!("answers to {id}"), *told.entry(id).or_insert(success), success)?;
-    }
-    same("answered requests", told.len(), REQUESTS)?;
-    // In the log's order, the first request for each name is the one with the lowest number.
-    for (id, success) in told {
-        let n: usize = id.strip_prefix('r').context("id")?.parse()?;
-        same(&format!("success of {id}"), success, n < 15_000)?;
-    }
-    Ok(())
-}
-
-#[tokio::test]
-async fn of_two_workers_the_later_one_wins_and_the_earlier_one_stops() -> Result<()> {
-    let service = PlainService::prepare("fence", spec("fence", 1, 2)).await?;
-    let mut earlier = service.worker(0).await?;
-    earlier.ready().await?;
-    let later = service.second_worker(0).await?;
-    later.ready().await?;
-    same("exit code of the earlier one", earlier.end(Duration::from_secs(10)).await?, Some(1))?;
-    let gateway = service.gateway(&[]).await?;
-    let outcomes = send_all(&gateway.url, requests("fence", 50, 60), 8).await?;
     check_shards(&service.config, &mut service.shards().await?, &outcomes).await
 }
 

@@ -2,6 +2,7 @@
 
 #![allow(clippy::tests_outside_test_module, missing_docs)]
 
+mod kills;
 mod loop_and_fence;
 mod original;
 mod poison;

@@ -37,6 +37,9 @@ pub struct ServiceConfig {
     pub topics: Vec<TopicConfig>,
     /// Base URL of a partition's worker, with `{partition}` for its number; gateways read through it.
     pub worker_url: String,
+    /// How long outcomes and dead letters are kept in the shards, in milliseconds; for ever if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outcome_retention_ms: Option<u64>,
     /// What belongs to this kind of service alone.
     #[serde(default)]
     pub settings: serde_yaml::Value,

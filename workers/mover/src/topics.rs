@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::BaseConsumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use shardlane_runtime::config::{ServiceConfig, TopicConfig};
+use shardlane_runtime::config::{ServiceConfig, TopicConfig, roles};
 use shardlane_runtime::kafka;
 
 /// Why the topics cannot be used.
@@ -22,6 +22,43 @@ pub enum TopicError {
         topic: String,
         /// The broker's word.
         code: RDKafkaErrorCode,
+    },
+    /// The broker would not say how a topic is set.
+    #[error("Kafka does not say how the topic {topic} is set: {code}")]
+    NotDescribed {
+        /// The topic.
+        topic: String,
+        /// The broker's word.
+        code: RDKafkaErrorCode,
+    },
+    /// Records outlive their outcomes.
+    #[error(
+        "the topic {topic} keeps records {kept}, and the service keeps outcomes for {outcomes} hours only: a request that          is read again after that would be taken for a new one. Set outcomeRetentionHours in the spec to more than that \
+         (0 keeps outcomes for ever), or the topic's retention.ms to less"
+    )]
+    KeptLonger {
+        /// The topic.
+        topic: String,
+        /// How long it keeps records.
+        kept: String,
+        /// How long outcomes are kept.
+        outcomes: u64,
+    },
+    /// A topic of dead letters could not take what its source takes.
+    #[error(
+        "the topic {topic} takes records of at most {found} bytes, too few for dead letters of {source_topic}, which takes          {limit}: set its max.message.bytes to at least {wanted}"
+    )]
+    TooSmall {
+        /// The topic.
+        topic: String,
+        /// Its limit.
+        found: i64,
+        /// Where dead letters come from.
+        source_topic: String,
+        /// The limit there.
+        limit: i64,
+        /// The least that will do.
+        wanted: i64,
     },
     /// A topic has another number of partitions.
     #[error(
@@ -46,13 +83,14 @@ impl TopicError {
             Self::NotMade { code, .. } => {
                 matches!(code, RDKafkaErrorCode::RequestTimedOut | RDKafkaErrorCode::NotController)
             }
-            Self::Partitions { .. } => false,
+            Self::NotDescribed { code, .. } => matches!(code, RDKafkaErrorCode::RequestTimedOut),
+            Self::Partitions { .. } | Self::KeptLonger { .. } | Self::TooSmall { .. } => false,
         }
     }
 }
 
-/// Makes what is missing and checks what is there.
-pub async fn prepare(config: &ServiceConfig) -> Result<(), TopicError> {
+/// Makes what is missing and checks what is there; `input` is the role of the topic that is consumed.
+pub async fn prepare(config: &ServiceConfig, input: &str) -> Result<(), TopicError> {
     let client = kafka::client(&config.kafka, &format!("{}-mover", config.name));
     let consumer: BaseConsumer = client.create()?;
     let admin: AdminClient<DefaultClientContext> = client.create()?;
@@ -66,7 +104,70 @@ pub async fn prepare(config: &ServiceConfig) -> Result<(), TopicError> {
             return Err(TopicError::Partitions { topic, found, wanted });
         }
     }
-    Ok(())
+    let find = |role: &str| config.topics.iter().find(|topic| topic.role == role);
+    let (Some(source), Some(dead)) = (find(input), find(&roles::dead_letter(input))) else { return Ok(()) };
+    let source_settings = limits(&admin, &source.name).await?;
+    check_retention(&source.name, &source_settings, config.outcome_retention_ms)?;
+    check_size(&source.name, &source_settings, &dead.name, &limits(&admin, &dead.name).await?)
+}
+
+/// What a topic's settings allow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Limits {
+    /// How long records are kept, in milliseconds; `None`: for ever.
+    retention_ms: Option<u64>,
+    /// Largest batch of records, in bytes.
+    max_message_bytes: i64,
+}
+
+async fn limits(admin: &AdminClient<DefaultClientContext>, topic: &str) -> Result<Limits, TopicError> {
+    let options = AdminOptions::new().request_timeout(Some(kafka::ASK));
+    let found = admin.describe_configs([&ResourceSpecifier::Topic(topic)], &options).await?;
+    let settings = match found.into_iter().next() {
+        Some(Ok(settings)) => settings,
+        other => {
+            let code = other.and_then(Result::err).unwrap_or(RDKafkaErrorCode::Fail);
+            return Err(TopicError::NotDescribed { topic: topic.to_owned(), code });
+        }
+    };
+    let number = |name: &str| settings.get(name).and_then(|entry| entry.value.as_ref()?.parse::<i64>().ok());
+    // A broker that does not say is taken to have Kafka's own defaults.
+    Ok(Limits {
+        retention_ms: u64::try_from(number("retention.ms").unwrap_or(604_800_000)).ok(),
+        max_message_bytes: number("max.message.bytes").unwrap_or(1_048_588),
+    })
+}
+
+/// An outcome that is gone before its request is would let the request be taken for a new one.
+fn check_retention(topic: &str, limits: &Limits, outcomes_ms: Option<u64>) -> Result<(), TopicError> {
+    const HOUR: u64 = 3_600_000;
+    match (limits.retention_ms, outcomes_ms) {
+        (_, None) => Ok(()),
+        (Some(records), Some(outcomes)) if records <= outcomes => Ok(()),
+        (records, Some(outcomes)) => Err(TopicError::KeptLonger {
+            topic: topic.to_owned(),
+            kept: records.map_or_else(|| "for ever".to_owned(), |ms| format!("for {} hours", ms.div_ceil(HOUR))),
+            outcomes: outcomes / HOUR,
+        }),
+    }
+}
+
+/// Bytes of a dead letter's headers, and some more.
+const HEADERS: i64 = 4_096;
+
+/// Dead letters are records of the source with headers.
+fn check_size(source: &str, limits: &Limits, dead: &str, found: &Limits) -> Result<(), TopicError> {
+    let wanted = limits.max_message_bytes + HEADERS;
+    if found.max_message_bytes >= wanted {
+        return Ok(());
+    }
+    Err(TopicError::TooSmall {
+        topic: dead.to_owned(),
+        found: found.max_message_bytes,
+        source_topic: source.to_owned(),
+        limit: limits.max_message_bytes,
+        wanted,
+    })
 }
 
 async fn make(admin: &AdminClient<DefaultClientContext>, topic: &TopicConfig) -> Result<u32, TopicError> {
@@ -101,4 +202,33 @@ fn settings(topic: &TopicConfig) -> BTreeMap<&'static str, String> {
         settings.insert("max.message.bytes", bytes.to_string());
     }
     settings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WEEK: u64 = 604_800_000;
+
+    fn limits(retention_ms: Option<u64>, max_message_bytes: i64) -> Limits {
+        Limits { retention_ms, max_message_bytes }
+    }
+
+    #[test]
+    fn outcomes_outlive_records() {
+        let check = |records, outcomes| check_retention("t", &limits(records, 0), outcomes);
+        assert!(check(Some(WEEK), Some(WEEK)).is_ok());
+        assert!(check(None, None).is_ok());
+        let error = check(Some(2 * WEEK), Some(WEEK)).unwrap_err().to_string();
+        assert!(error.contains("for 336 hours") && error.contains("outcomeRetentionHours"), "{error}");
+        assert!(check(None, Some(WEEK)).unwrap_err().to_string().contains("for ever"));
+    }
+
+    #[test]
+    fn dead_letters_are_larger_than_their_source() {
+        let check = |source, dead| check_size("t", &limits(None, source), "t.dlq", &limits(None, dead));
+        assert!(check(1_048_588, 4 << 20).is_ok());
+        let error = check(8 << 20, 4 << 20).unwrap_err().to_string();
+        assert!(error.contains("t.dlq") && error.contains("8392704"), "{error}");
+    }
 }

@@ -21,6 +21,8 @@ pub mod producer;
 pub mod reader;
 pub mod record;
 pub mod relay;
+pub mod resume;
+pub mod retention;
 pub mod service;
 pub mod shard;
 pub mod standing;

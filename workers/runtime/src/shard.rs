@@ -69,6 +69,18 @@ pub async fn fence(tx: &mut PgConnection, owner: &str) -> sqlx::Result<Option<Fe
     Ok(row.map(|row| Fence { batch: row.get(0), slots_version: row.get(1) }))
 }
 
+/// Where a slot stands, if the shard works on it.
+pub async fn standing(shard: &mut PgConnection, slot: u32) -> sqlx::Result<Option<Standing>> {
+    let row = sqlx::query(
+        "SELECT next_offset, topic_id, last_timestamp, last_digest FROM slot
+         WHERE slot = $1 AND state IN ('active', 'leaving')",
+    )
+    .bind(slot.cast_signed())
+    .fetch_optional(shard)
+    .await?;
+    Ok(row.map(|row| Standing { next_offset: row.get(0), topic_id: row.get(1), last: memory(row.get(2), row.get(3)) }))
+}
+
 /// Takes in Kafka partitions that are no slots, if `owner` still owns the shard.
 pub async fn adopt(shard: &mut PgConnection, owner: &str, strays: &[(u32, i64)]) -> sqlx::Result<()> {
     let mut tx = shard.begin().await?;

@@ -9,10 +9,10 @@ CREATE TABLE IF NOT EXISTS shard (
     owner         text   NOT NULL DEFAULT '',
     batch         bigint NOT NULL DEFAULT 0,
     relayed_batch bigint NOT NULL DEFAULT 0,
-    slots_version bigint NOT NULL DEFAULT 1,
-    -- How often a worker took over. Two that fight for one shard make it rise without end.
-    take_overs    bigint NOT NULL DEFAULT 0
+    slots_version bigint NOT NULL DEFAULT 1
 );
+-- How often a worker took over. Two that fight for one shard make it rise without end.
+ALTER TABLE shard ADD COLUMN IF NOT EXISTS take_overs bigint NOT NULL DEFAULT 0;
 
 -- Where each slot stands; the truth about ownership and offsets.
 CREATE TABLE IF NOT EXISTS slot (
@@ -25,6 +25,12 @@ CREATE TABLE IF NOT EXISTS slot (
     last_timestamp bigint,
     last_digest    bigint,
     moved_to       int
+);
+
+-- When the shard had come how far: by this, outcomes are removed that are older than the service keeps them.
+CREATE TABLE IF NOT EXISTS batch_age (
+    batch    bigint PRIMARY KEY,
+    noted_at timestamptz NOT NULL DEFAULT now()
 );
 
 -- Records that could not be taken, as they were, and why.

@@ -19,7 +19,9 @@ use crate::process::{self, Shutdown};
 use crate::producer::Producer;
 use crate::reader::Reader;
 use crate::relay::{RELAY, Relay};
+use crate::retention::Retention;
 use crate::service::{Service, Tables};
+use crate::shard;
 
 /// How long a stopping worker's relay may take to publish what is committed; its successor publishes the rest.
 const LAST_RELAY: Duration = Duration::from_secs(5);
@@ -127,7 +129,8 @@ where
     let metrics = Arc::new(Metrics::new()?);
     let health = Health::starting(Arc::clone(&metrics), &[LOOP, RELAY]);
     let service = Arc::new(service);
-    let edges = wrap(real_edges(&service, &options, &metrics)?);
+    let owner = format!("{}-{}-{}", config.name, options.partition, uuid::Uuid::new_v4());
+    let edges = wrap(real_edges(&service, &options, &owner, &metrics)?);
     let committed = Arc::new(Notify::new());
     let relay = Relay {
         outbox: edges.outbox,
@@ -148,16 +151,25 @@ where
         metrics,
         committed,
     };
+    let mut retention = retention::<S>(&options, &owner);
     let reads = process::serve(options.http_port, service.reads(options.shard.pool()), shutdown.clone());
     let probes = process::serve(options.metrics_port, health.routes(), shutdown.clone());
     tokio::select! {
-        ended = turn_and_relay(turning, relay, &mut shutdown) => {
+        // Boxed: it is large, and made once.
+        ended = Box::pin(turn_and_relay(turning, relay, &mut shutdown)) => {
             ended.map_err(|end| WorkerError::of(end, config, options.partition))
         }
+        never = retention.run() => match never {},
         // They end only with an error, or with the shutdown, which the loop sees too and takes its time over.
         Err(error) = reads => Err(error.into()),
         Err(error) = probes => Err(error.into()),
     }
+}
+
+fn retention<S: Tables>(options: &WorkerOptions, owner: &str) -> Retention {
+    let tables: Vec<_> = shard::TABLES.iter().chain(S::PRUNED).copied().collect();
+    let kept = options.config.outcome_retention_ms.map(Duration::from_millis);
+    Retention::new(options.shard.clone(), owner, &tables, kept)
 }
 
 fn keyspace(config: &ServiceConfig) -> Keyspace {
@@ -167,15 +179,15 @@ fn keyspace(config: &ServiceConfig) -> Keyspace {
 fn real_edges<S: Tables>(
     service: &Arc<S>,
     options: &WorkerOptions,
+    owner: &str,
     metrics: &Arc<Metrics>,
 ) -> Result<RealEdges<S>, WorkerError> {
     let WorkerOptions { config, partition, shard: address, .. } = options;
     let name = format!("{}-{partition}", config.name);
-    let owner = format!("{name}-{}", uuid::Uuid::new_v4());
     Ok(Edges {
-        shard: PgShard::new(Arc::clone(service), &config.id, *partition, &owner, address.clone()),
+        shard: PgShard::new(Arc::clone(service), &config.id, *partition, owner, address.clone()),
         log: Reader::start(&config.kafka, &name, config.topic(S::INPUT)?, Arc::clone(metrics))?,
-        outbox: PgOutbox::new(Arc::clone(service), config, keyspace(config), &owner, address.clone()),
+        outbox: PgOutbox::new(Arc::clone(service), config, keyspace(config), owner, address.clone()),
         outlet: Producer::new(&kafka::lasting_producer(&config.kafka, &name))?,
     })
 }

@@ -10,6 +10,8 @@ use shardlane_runtime::config::{CONFIG_PATH, ConfigError, ServiceConfig};
 use shardlane_runtime::database::{BadAddress, ShardAddress};
 use shardlane_runtime::gateway::{DoorOptions, GatewayError};
 use shardlane_runtime::process::{self, HTTP_PORT, METRICS_PORT, Shutdown};
+use shardlane_runtime::resume::{ResumeError, resume};
+use shardlane_runtime::service::Service;
 use shardlane_runtime::worker::{self, WorkerError, WorkerOptions};
 use shardlane_signup::gateway::{self, Ports};
 use shardlane_signup::service::{SignupService, schema};
@@ -44,6 +46,21 @@ enum Command {
         /// Token that every request must bear.
         #[arg(long, env = "SHARDLANE_TOKEN", hide_env_values = true)]
         token: Option<String>,
+    },
+    /// Goes on with a slot that has halted because its log is not the one that its shard knows.
+    Resume {
+        /// The service's configuration, as the operator writes it.
+        #[arg(long, env = "SHARDLANE_CONFIG", default_value = CONFIG_PATH)]
+        config: PathBuf,
+        /// The slot's shard: postgresql://user:password@host:5432/database.
+        #[arg(long, env = "SHARDLANE_POSTGRES_URI", hide_env_values = true)]
+        postgres_uri: String,
+        /// The slot.
+        #[arg(long)]
+        slot: u32,
+        /// The offset to go on from; where the log starts now if absent.
+        #[arg(long)]
+        offset: Option<i64>,
     },
     /// Prints what a shard's tables are.
     Schema {
@@ -85,6 +102,8 @@ enum Failure {
     Worker(#[from] WorkerError),
     #[error(transparent)]
     Gateway(#[from] GatewayError),
+    #[error(transparent)]
+    Resume(#[from] ResumeError),
     #[error("cannot write: {0}")]
     Write(#[from] std::io::Error),
     #[error("cannot write: {0}")]
@@ -117,6 +136,12 @@ async fn run(command: Command) -> Result<(), Failure> {
             let door = DoorOptions { rate: rate_limit, token, patience: Duration::from_secs(30) };
             let ports = Ports { http: common.http_port, metrics: common.metrics_port };
             Ok(gateway::run(config, door, ports, Shutdown::on_signal()?).await?)
+        }
+        Command::Resume { config, postgres_uri, slot, offset } => {
+            let shard = ShardAddress::parse(&postgres_uri)?;
+            let from = resume(&ServiceConfig::load(&config)?, SignupService::INPUT, &shard, slot, offset).await?;
+            println!("slot {slot} goes on from offset {from}");
+            Ok(())
         }
         Command::Schema { format, output } => {
             let text = match format {

@@ -1,0 +1,71 @@
+//! Requests put straight into the log: no client asks again, so an answer that was lost stays lost and is noticed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use shardlane_runtime::intake::Keyspace;
+use shardlane_runtime::producer::{Outgoing, Producer};
+
+use crate::plain::PlainService;
+use crate::{same, setting, topic};
+
+/// Requests `r0`, `r1` and so on, for names in turn: the first for each name is the one with the lowest number.
+pub struct Direct<'a> {
+    service: &'a PlainService,
+    producer: Producer,
+    names: usize,
+    sent: usize,
+}
+
+impl<'a> Direct<'a> {
+    /// Nothing is sent yet.
+    pub fn new(service: &'a PlainService, names: usize) -> Result<Self> {
+        Ok(Self { service, producer: topic::producer(&setting("SHARDLANE_TEST_KAFKA")?)?, names, sent: 0 })
+    }
+
+    /// Puts more requests into the log.
+    pub async fn send(&mut self, requests: usize) -> Result<()> {
+        let config = &self.service.config;
+        let keyspace = Keyspace { partitioner: config.partitioner, slots: config.max_partitions };
+        let topic = self.service.topic("request")?;
+        let record = |n: usize| {
+            let name = format!("name-{}", n % self.names);
+            Outgoing {
+                topic: topic.into(),
+                slot: keyspace.slot_of(name.as_bytes()),
+                value: Some(format!(r#"{{"request_id":"r{n}","username":"{name}"}}"#).into_bytes()),
+                key: Some(name.into_bytes()),
+                headers: Vec::new(),
+            }
+        };
+        let records: Vec<_> = (self.sent..self.sent + requests).map(record).collect();
+        self.sent += requests;
+        Ok(self.producer.publish_all(&records).await?)
+    }
+
+    /// Waits until every request is answered, and checks that all answers to each are the right one.
+    pub async fn check(&self, patience: Duration) -> Result<()> {
+        let (requests, mut answers, mut read) = (self.sent, BTreeSet::new(), 0);
+        let enough = move |seen: &[topic::Seen]| {
+            answers.extend(seen[read..].iter().map(|record| record.value.clone()));
+            read = seen.len();
+            answers.len() >= requests
+        };
+        let kafka = setting("SHARDLANE_TEST_KAFKA")?;
+        let seen = topic::read_until(&kafka, self.service.topic("response")?, patience, enough).await?;
+        let mut told = BTreeMap::new();
+        for record in &seen {
+            let response = record.json()?;
+            let id = response["request_id"].as_str().context("no request_id")?.to_owned();
+            let success = response["success"].as_bool().context("no success")?;
+            same(&format!("answers to {id}"), *told.entry(id).or_insert(success), success)?;
+        }
+        same("answered requests", told.len(), requests)?;
+        for (id, success) in told {
+            let n: usize = id.strip_prefix('r').context("id")?.parse()?;
+            same(&format!("success of {id}"), success, n < self.names)?;
+        }
+        Ok(())
+    }
+}
