@@ -107,8 +107,12 @@ impl PlainService {
             std::fs::create_dir_all(&shard)?;
             std::fs::write(shard.join("uri"), self.uri(partition)?)?;
         }
-        std::fs::write(self.folder.join("service.yaml"), serde_yaml::to_string(&self.config)?)?;
-        Ok(())
+        self.write_config()
+    }
+
+    /// Writes the configuration that processes read at their start.
+    pub fn write_config(&self) -> Result<()> {
+        Ok(std::fs::write(self.folder.join("service.yaml"), serde_yaml::to_string(&self.config)?)?)
     }
 
     fn database(&self, partition: u32) -> String {
@@ -269,6 +273,18 @@ impl Process {
     /// A probe's or the metrics' text.
     pub async fn probe(&self, path: &str) -> Result<String> {
         Ok(reqwest::get(format!("{}{path}", self.probes)).await?.text().await?)
+    }
+
+    /// What it says of itself.
+    pub async fn status(&self) -> Result<serde_json::Value> {
+        Ok(serde_json::from_str(&self.probe("/status").await?)?)
+    }
+
+    /// The value of a metric, with its labels if it has any.
+    pub async fn metric(&self, name: &str) -> Result<f64> {
+        let text = self.probe("/metrics").await?;
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        Ok(line.with_context(|| format!("no metric {name}"))?.parse()?)
     }
 
     /// Ends it without a word, as SIGKILL does.

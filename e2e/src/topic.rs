@@ -4,6 +4,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication, TopicResult};
+use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::{Offset, TopicPartitionList};
@@ -55,6 +57,62 @@ pub fn producer(bootstrap: &str) -> Result<Producer> {
     let mut config: ClientConfig = kafka::prompt_producer(&kafka, "test", Duration::from_secs(30));
     config.set("message.max.bytes", "2000000");
     Ok(Producer::new(&config)?)
+}
+
+/// What an administrator of the broker does.
+pub struct Admin(AdminClient<DefaultClientContext>);
+
+impl Admin {
+    /// At this broker.
+    pub fn at(bootstrap: &str) -> Result<Self> {
+        Ok(Self(ClientConfig::new().set("bootstrap.servers", bootstrap).create()?))
+    }
+
+    fn options() -> AdminOptions {
+        AdminOptions::new().operation_timeout(Some(Duration::from_secs(20)))
+    }
+
+    /// Makes a topic with these settings.
+    pub async fn make(&self, topic: &str, partitions: i32, settings: &[(&str, &str)]) -> Result<()> {
+        let mut new = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
+        for (name, value) in settings {
+            new = new.set(name, value);
+        }
+        done(self.0.create_topics([&new], &Self::options()).await?)
+    }
+
+    /// Deletes a topic, and waits until it is gone.
+    pub async fn delete(&self, topic: &str) -> Result<()> {
+        done(self.0.delete_topics(&[topic], &Self::options()).await?)?;
+        crate::until(Duration::from_secs(20), async || {
+            let metadata = self.0.inner().fetch_metadata(None, Duration::from_secs(5))?;
+            let there = metadata.topics().iter().any(|found| found.name() == topic);
+            if there { bail!("{topic} is still there") } else { Ok(()) }
+        })
+        .await
+    }
+
+    /// Removes the records of a partition before an offset, as retention does.
+    pub async fn remove_before(&self, topic: &str, partition: u32, offset: i64) -> Result<()> {
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(topic, partition.cast_signed(), Offset::Offset(offset))?;
+        for element in self.0.delete_records(&list, &Self::options()).await?.elements() {
+            element.error()?;
+        }
+        Ok(())
+    }
+
+    /// Makes a topic wider.
+    pub async fn widen(&self, topic: &str, partitions: usize) -> Result<()> {
+        done(self.0.create_partitions([&NewPartitions::new(topic, partitions)], &Self::options()).await?)
+    }
+}
+
+fn done(results: Vec<TopicResult>) -> Result<()> {
+    for result in results {
+        result.map_err(|(topic, code)| anyhow::anyhow!("{topic}: {code}"))?;
+    }
+    Ok(())
 }
 
 /// Puts one record into a partition.

@@ -78,6 +78,6 @@ async fn a_worker_says_what_it_waits_for_and_counts_what_it_does() -> Result<()>
     for line in ["shardlane_records_total 5", "shardlane_ready 1"] {
         same(line, metrics.lines().any(|found| found == line), true)?;
     }
-    let status: Value = serde_json::from_str(&worker.probe("/status").await?)?;
+    let status = worker.status().await?;
     same("next offset", status["slots"][0]["nextOffset"].as_i64(), Some(5))
 }

@@ -2,11 +2,13 @@
 
 #![allow(clippy::tests_outside_test_module, missing_docs)]
 
+mod halts;
 mod kills;
 mod loop_and_fence;
 mod original;
 mod poison;
 mod preparation;
+mod retention;
 mod users;
 
 use serde_json::{Value, json};

@@ -122,7 +122,7 @@ pub async fn init(options: &InitOptions) -> Result<(), InitError> {
 
 async fn attempt(options: &InitOptions) -> Result<(), InitError> {
     let InitOptions { config, schema, plan_id, partitions, shards: folder, placed } = options;
-    topics::prepare(config, &schema.input).await?;
+    topics::prepare(config, &schema.input, *placed).await?;
     tracing::info!(topics = config.topics.len(), "topics are there");
 
     let mut shards = Vec::new();

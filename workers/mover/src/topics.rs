@@ -1,6 +1,6 @@
 //! Topics of a service whose Kafka is nobody's but the user's: made if they are missing, checked if they are there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
@@ -33,7 +33,8 @@ pub enum TopicError {
     },
     /// Records outlive their outcomes.
     #[error(
-        "the topic {topic} keeps records {kept}, and the service keeps outcomes for {outcomes} hours only: a request that          is read again after that would be taken for a new one. Set outcomeRetentionHours in the spec to more than that \
+        "the topic {topic} keeps records {kept}, and the service keeps outcomes for {outcomes} hours only: a request that \
+         is read again after that would be taken for a new one. Set outcomeRetentionHours in the spec to more than that \
          (0 keeps outcomes for ever), or the topic's retention.ms to less"
     )]
     KeptLonger {
@@ -46,7 +47,8 @@ pub enum TopicError {
     },
     /// A topic of dead letters could not take what its source takes.
     #[error(
-        "the topic {topic} takes records of at most {found} bytes, too few for dead letters of {source_topic}, which takes          {limit}: set its max.message.bytes to at least {wanted}"
+        "the topic {topic} takes records of at most {found} bytes, too few for dead letters of {source_topic}, which takes \
+         {limit}: set its max.message.bytes to at least {wanted}"
     )]
     TooSmall {
         /// The topic.
@@ -89,17 +91,22 @@ impl TopicError {
     }
 }
 
-/// Makes what is missing and checks what is there; `input` is the role of the topic that is consumed.
-pub async fn prepare(config: &ServiceConfig, input: &str) -> Result<(), TopicError> {
+/// Makes what is missing and checks what is there; `input` is the role of the topic that is consumed. Of a service that was
+/// `placed` before, a topic that somebody has made wider is the workers' business: they say so and bury what is in there.
+pub async fn prepare(config: &ServiceConfig, input: &str, placed: bool) -> Result<(), TopicError> {
     let client = kafka::client(&config.kafka, &format!("{}-mover", config.name));
     let consumer: BaseConsumer = client.create()?;
     let admin: AdminClient<DefaultClientContext> = client.create()?;
+    let mut made = BTreeSet::new();
     for topic in &config.topics {
         let found = match kafka::partitions_of(&consumer, &topic.name)? {
             Some(found) => found,
-            None => make(&admin, topic).await?,
+            None => {
+                made.insert(topic.name.as_str());
+                make(&admin, topic).await?
+            }
         };
-        if found != topic.partitions {
+        if found != topic.partitions && !(placed && found > topic.partitions) {
             let (topic, wanted) = (topic.name.clone(), topic.partitions);
             return Err(TopicError::Partitions { topic, found, wanted });
         }
@@ -108,6 +115,10 @@ pub async fn prepare(config: &ServiceConfig, input: &str) -> Result<(), TopicErr
     let (Some(source), Some(dead)) = (find(input), find(&roles::dead_letter(input))) else { return Ok(()) };
     let source_settings = limits(&admin, &source.name).await?;
     check_retention(&source.name, &source_settings, config.outcome_retention_ms)?;
+    if made.contains(dead.name.as_str()) {
+        // It has what it was made with; the broker may not say so yet.
+        return Ok(());
+    }
     check_size(&source.name, &source_settings, &dead.name, &limits(&admin, &dead.name).await?)
 }
 

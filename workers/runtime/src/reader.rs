@@ -5,7 +5,6 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError, TryRecvError};
 use std::time::{Duration, Instant};
 
@@ -16,6 +15,7 @@ use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::{Offset, Statistics, TopicPartitionList};
 use shardlane_config::{KafkaConfig, TopicConfig};
+use shardlane_topic_id::Described;
 use tokio::sync::mpsc as tokio_mpsc;
 
 use crate::edges::{Log, Read};
@@ -29,6 +29,10 @@ use crate::standing::{self, Standings};
 const LINGER: Duration = Duration::from_millis(5);
 /// How long a poll may wait: how late an idle reader notices a new assignment or its end.
 const POLL: Duration = Duration::from_millis(20);
+
+/// How often the topic is asked whether it is still the same: the library reads on where it stood when a topic is deleted
+/// and made anew under it (a FIXME in `rd_kafka_topic_metadata_update0` of librdkafka 2.12).
+const SAME_TOPIC: Duration = Duration::from_secs(3);
 
 /// What the loop tells its reader.
 enum Order {
@@ -53,7 +57,7 @@ impl Reader {
     pub fn start(config: &KafkaConfig, name: &str, topic: &TopicConfig, metrics: Arc<Metrics>) -> KafkaResult<Self> {
         let mut config = kafka::consumer(config, name);
         config.set("statistics.interval.ms", "2000");
-        let context = Watch { topic: topic.name.clone(), metrics, partitions: AtomicUsize::new(0) };
+        let context = Watch { topic: topic.name.clone(), metrics };
         let consumer = BaseConsumer::from_config_and_context(&config, context)?;
         let (orders, inbox) = mpsc::channel();
         let (outbox, reads) = tokio_mpsc::channel(1);
@@ -61,7 +65,8 @@ impl Reader {
             consumer,
             topic: topic.name.clone(),
             width: topic.partitions,
-            known_width: usize::MAX,
+            known: Described { id: None, partitions: usize::MAX },
+            asked: Instant::now(),
             inbox,
             outbox,
             generation: 0,
@@ -97,11 +102,10 @@ impl Log for Reader {
     }
 }
 
-/// Watches the log's ends, for the lag, and the topic's width.
+/// Watches the log's ends, for the lag.
 struct Watch {
     topic: String,
     metrics: Arc<Metrics>,
-    partitions: AtomicUsize,
 }
 
 impl ConsumerContext for Watch {}
@@ -109,8 +113,6 @@ impl ConsumerContext for Watch {}
 impl ClientContext for Watch {
     fn stats(&self, statistics: Statistics) {
         let Some(topic) = statistics.topics.get(&self.topic) else { return };
-        // One of them is -1, for records without a partition.
-        self.partitions.store(topic.partitions.keys().filter(|partition| **partition >= 0).count(), Ordering::Relaxed);
         for (partition, seen) in &topic.partitions {
             if let Ok(slot) = u32::try_from(*partition)
                 && seen.hi_offset >= 0
@@ -134,8 +136,10 @@ struct ReaderThread {
     topic: String,
     /// How many slots there are.
     width: u32,
-    /// How many partitions the topic had when it was last asked about.
-    known_width: usize,
+    /// What the topic was at the assignment.
+    known: Described,
+    /// When it was last asked whether it still is.
+    asked: Instant,
     inbox: mpsc::Receiver<Order>,
     outbox: tokio_mpsc::Sender<Tagged>,
     generation: u64,
@@ -189,7 +193,8 @@ impl ReaderThread {
         self.slots.clear();
         self.consumer.unassign()?;
         let topic = kafka::describe(&self.consumer, &self.topic)?;
-        self.known_width = topic.partitions;
+        self.known = topic.clone();
+        self.asked = Instant::now();
         let strays = self.strays(standings, topic.partitions)?;
         let logs = kafka::extents(&self.consumer, &self.topic, standings.keys().copied())?;
         let mut halted = BTreeMap::new();
@@ -227,13 +232,26 @@ impl ReaderThread {
         Ok(logs.into_iter().map(|(partition, log)| (partition, log.start)).collect())
     }
 
+    /// Now and then: whether the topic is still what it was, or why the slots must be taken up again.
+    fn look_at_topic(&mut self) -> Option<String> {
+        if self.slots.is_empty() || self.asked.elapsed() < SAME_TOPIC {
+            return None;
+        }
+        self.asked = Instant::now();
+        match kafka::describe(&self.consumer, &self.topic) {
+            Ok(found) if found == self.known => None,
+            Ok(_) => Some(format!("the topic {} has changed", self.topic)),
+            Err(error) => Some(error.to_string()),
+        }
+    }
+
     /// What comes next: one batch, from its first record until it is full or has lingered.
     fn read(&mut self) -> Option<Read> {
         if let Some(read) = self.pending.pop_front() {
             return Some(read);
         }
-        if self.consumer.context().partitions.load(Ordering::Relaxed) > self.known_width {
-            return Some(Read::Trouble("somebody has added partitions to the topic; looking again".to_owned()));
+        if let Some(trouble) = self.look_at_topic() {
+            return Some(Read::Trouble(trouble));
         }
         let mut batch = Batch::default();
         let mut close = None;
