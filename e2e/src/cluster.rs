@@ -6,15 +6,19 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt};
 use shardlane_operator::api::signup_shard::SignupShard;
+use shardlane_operator::api::status::ServiceStatus;
+use shardlane_operator::build::cloud_native_pg::Cluster;
 use shardlane_runtime::config::ServiceConfig;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, PgConnection};
 use tokio::process::Command;
 use tokio::sync::OnceCell;
 
+use crate::faults::signal_worker;
 use crate::forward::Forward;
 use crate::{setting, until};
 
@@ -73,8 +77,7 @@ impl ClusterService {
     /// A connection to the primary of a partition's CloudNativePG Cluster.
     pub async fn shard(&mut self, partition: u32) -> Result<PgConnection> {
         let cluster = format!("{}-shard-{partition}", self.name);
-        let labels = format!("cnpg.io/cluster={cluster},cnpg.io/instanceRole=primary");
-        let forward = Forward::open(&self.client, NAMESPACE, &labels, 5432, 0).await?;
+        let forward = Forward::open(&self.client, NAMESPACE, &self.primary(partition), 5432, 0).await?;
         let secret = Api::<Secret>::namespaced(self.client.clone(), NAMESPACE).get(&format!("{cluster}-app")).await?;
         let uri = secret.data.as_ref().and_then(|data| data.get("uri")).context("no uri")?;
         let options: PgConnectOptions = String::from_utf8(uri.0.clone())?.parse()?;
@@ -83,29 +86,52 @@ impl ClusterService {
         Ok(options.connect().await?)
     }
 
+    /// The worker's pod.
+    pub async fn worker(&self, partition: u32) -> Result<Pod> {
+        let pods: Api<Pod> = Api::namespaced(self.client.clone(), NAMESPACE);
+        Ok(pods.get(&format!("{}-{partition}-0", self.name)).await?)
+    }
+
     /// Kills a worker's process on its node with SIGKILL, and waits until it is ready again.
     pub async fn kill_worker(&self, partition: u32) -> Result<()> {
-        let pods: Api<Pod> = Api::namespaced(self.client.clone(), NAMESPACE);
-        let name = format!("{}-{partition}-0", self.name);
-        let pod = pods.get(&name).await?;
-        let uid = pod.uid().context("uid")?;
+        let pod = self.worker(partition).await?;
         let restarts = restarts_of(&pod);
-        // Where cgroups are managed by systemd, their names have underscores.
-        let script = format!(
-            "for p in $(pgrep -f '^signup worker'); do \
-               if tr _ - </proc/$p/cgroup | grep -q {uid}; then kill -KILL $p && echo killed; fi; done"
-        );
-        let output = on_node(&["sh", "-c", &script]).await?;
-        if !output.contains("killed") {
-            bail!("no process of {name} was found on the node: {output}");
-        }
+        signal_worker(&pod, "KILL").await?;
         until(Duration::from_secs(120), async || {
-            let pod = pods.get(&name).await?;
+            let pod = self.worker(partition).await?;
             if restarts_of(&pod) > restarts && crate::forward::is_ready(&pod) {
                 Ok(())
             } else {
-                bail!("{name} is not back")
+                bail!("{} is not back", pod.name_any())
             }
+        })
+        .await
+    }
+
+    /// Labels of the primary of a partition's CloudNativePG Cluster.
+    pub fn primary(&self, partition: u32) -> String {
+        format!("cnpg.io/cluster={}-shard-{partition},cnpg.io/instanceRole=primary", self.name)
+    }
+
+    /// What the operator says of it.
+    pub async fn status(&self) -> Result<ServiceStatus> {
+        Ok(services(&self.client).get(&self.name).await?.status.unwrap_or_default())
+    }
+
+    /// Waits until its condition Ready is true, and every instance of its shards is back.
+    pub async fn whole(&self, patience: Duration) -> Result<()> {
+        let clusters: Api<Cluster> = Api::namespaced(self.client.clone(), NAMESPACE);
+        until(patience, async || {
+            let status = self.status().await?;
+            for partition in &status.partitions {
+                let cluster = clusters.get(&partition.shard).await?;
+                let (spec, status) = (cluster.spec, cluster.status.unwrap_or_default());
+                let phase = status.phase.unwrap_or_default();
+                if status.ready_instances < spec.instances || phase != "Cluster in healthy state" {
+                    bail!("{}: {} instances are ready: {phase}", partition.shard, status.ready_instances);
+                }
+            }
+            ready(&status)
         })
         .await
     }
@@ -145,13 +171,7 @@ fn services(client: &Client) -> Api<SignupShard> {
 async fn wait_ready(client: &Client, name: &str) -> Result<ServiceConfig> {
     let services = services(client);
     until(Duration::from_secs(300), async || {
-        let status = services.get(name).await?.status.unwrap_or_default();
-        let ready = status.conditions.iter().find(|condition| condition.type_ == "Ready");
-        match ready {
-            Some(ready) if ready.status == "True" => Ok(()),
-            Some(ready) => bail!("{name}: {}: {}", ready.reason, ready.message),
-            None => bail!("the operator has not said anything of {name}"),
-        }
+        ready(&services.get(name).await?.status.unwrap_or_default()).with_context(|| name.to_owned())
     })
     .await?;
     let map = Api::<ConfigMap>::namespaced(client.clone(), NAMESPACE).get(&format!("{name}-config")).await?;
@@ -159,13 +179,27 @@ async fn wait_ready(client: &Client, name: &str) -> Result<ServiceConfig> {
     Ok(serde_yaml::from_str(text)?)
 }
 
-fn restarts_of(pod: &Pod) -> i32 {
+/// A condition, if it is there.
+pub fn condition<'a>(status: &'a ServiceStatus, type_: &str) -> Option<&'a Condition> {
+    status.conditions.iter().find(|condition| condition.type_ == type_)
+}
+
+fn ready(status: &ServiceStatus) -> Result<()> {
+    match condition(status, "Ready") {
+        Some(ready) if ready.status == "True" => Ok(()),
+        Some(ready) => bail!("{}: {}", ready.reason, ready.message),
+        None => bail!("the operator has not said anything"),
+    }
+}
+
+/// How often the containers of a pod were started again.
+pub fn restarts_of(pod: &Pod) -> i32 {
     let containers = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref());
     containers.into_iter().flatten().map(|container| container.restart_count).sum()
 }
 
 /// Runs a command on the cluster's node.
-async fn on_node(command: &[&str]) -> Result<String> {
+pub(crate) async fn on_node(command: &[&str]) -> Result<String> {
     let cluster = Path::new(env!("CARGO_MANIFEST_DIR")).join("cluster/cluster");
     let output = Command::new(cluster).arg("node").args(command).output().await?;
     Ok(String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())

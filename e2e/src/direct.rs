@@ -27,7 +27,7 @@ impl<'a> Direct<'a> {
     /// Puts more requests into the log.
     pub async fn send(&mut self, requests: usize) -> Result<()> {
         let config = &self.service.config;
-        let keyspace = Keyspace { partitioner: config.partitioner, slots: config.max_partitions };
+        let keyspace = Keyspace::of(config);
         let topic = self.service.topic("request")?;
         let record = |n: usize| {
             let name = format!("name-{}", n % self.names);

@@ -2,7 +2,9 @@
 
 pub mod cluster;
 pub mod direct;
+pub mod faults;
 pub mod forward;
+pub mod load;
 pub mod plain;
 pub mod signups;
 pub mod topic;

@@ -38,7 +38,7 @@ pub fn requests(prefix: &str, names: usize, requests: usize) -> Vec<(String, Str
 
 /// Sends all requests through gateways, `clients` at a time, each retried with its id until it is answered.
 pub async fn send_all(url: &str, requests: Vec<(String, String)>, clients: usize) -> Result<Outcomes> {
-    let http = reqwest::Client::builder().timeout(Duration::from_secs(20)).build()?;
+    let http = client()?;
     let sent = futures::stream::iter(requests).map(|(id, name)| {
         let (http, url) = (http.clone(), format!("{url}/api/v1/signups"));
         async move {
@@ -49,7 +49,13 @@ pub async fn send_all(url: &str, requests: Vec<(String, String)>, clients: usize
     sent.buffer_unordered(clients).collect::<Vec<_>>().await.into_iter().collect()
 }
 
-async fn send(http: &reqwest::Client, url: &str, id: &str, name: &str) -> Result<Told> {
+/// What clients send with.
+pub(crate) fn client() -> reqwest::Result<reqwest::Client> {
+    reqwest::Client::builder().timeout(Duration::from_secs(20)).build()
+}
+
+/// Sends one request, again with its id until it is answered.
+pub(crate) async fn send(http: &reqwest::Client, url: &str, id: &str, name: &str) -> Result<Told> {
     let body = json!({ "request_id": id, "username": name }).to_string();
     crate::until(PATIENCE, async || {
         let answer = http.post(url).body(body.clone()).send().await?;
@@ -76,7 +82,7 @@ pub fn told_the_same(first: &Outcomes, again: &Outcomes) -> Result<()> {
 
 /// Checks all shards: each name once, each winner its row, each row where its slot says.
 pub async fn check_shards(config: &ServiceConfig, shards: &mut [PgConnection], outcomes: &Outcomes) -> Result<()> {
-    let keyspace = Keyspace { partitioner: config.partitioner, slots: config.max_partitions };
+    let keyspace = Keyspace::of(config);
     let mut owners = BTreeMap::new();
     let mut rows = BTreeMap::new();
     for (partition, shard) in shards.iter_mut().enumerate() {

@@ -2,5 +2,11 @@
 
 #![allow(clippy::tests_outside_test_module, missing_docs)]
 
+mod faults;
 mod services;
 mod specs;
+
+use tokio::sync::RwLock;
+
+/// Held for writing by tests that break what all services share, and for reading by those that rely on it.
+static SHARED: RwLock<()> = RwLock::const_new(());

@@ -14,12 +14,13 @@ use shardlane_runtime::partitioner::slot_of;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 /// A name that no earlier run has used: topics outlive their service.
-fn unique(name: &str) -> String {
+pub fn unique(name: &str) -> String {
     let suffix: String = uuid::Uuid::new_v4().simple().to_string().chars().take(6).collect();
     format!("{name}-{suffix}")
 }
 
-fn spec(name: &str, partitions: u32, max_partitions: u32, postgres: Value) -> Value {
+/// A spec with topics of its own.
+pub fn spec(name: &str, partitions: u32, max_partitions: u32, postgres: Value) -> Value {
     json!({
         "partitions": partitions,
         "maxPartitions": max_partitions,
@@ -28,9 +29,10 @@ fn spec(name: &str, partitions: u32, max_partitions: u32, postgres: Value) -> Va
     })
 }
 
-fn cloud_native_pg() -> Result<Value> {
+/// Shards of CloudNativePG's, with this many instances each.
+pub fn cloud_native_pg(instances: u32) -> Result<Value> {
     let image = setting("SHARDLANE_TEST_POSTGRES_IMAGE")?;
-    let mut postgres = json!({ "cloudNativePG": { "instances": 1, "storage": { "size": "1Gi" } } });
+    let mut postgres = json!({ "cloudNativePG": { "instances": instances, "storage": { "size": "1Gi" } } });
     if !image.is_empty() {
         postgres["cloudNativePG"]["imageName"] = image.into();
     }
@@ -39,9 +41,10 @@ fn cloud_native_pg() -> Result<Value> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn three_of_24_with_clients_retries_kills_and_poison() -> Result<()> {
+    let _shared = crate::SHARED.read().await;
     let client = Client::try_default().await?;
     let name = unique("signups");
-    let mut service = ClusterService::start(&client, &name, spec(&name, 3, 24, cloud_native_pg()?)).await?;
+    let mut service = ClusterService::start(&client, &name, spec(&name, 3, 24, cloud_native_pg(1)?)).await?;
     let url = service.gateway().await?;
     let mut shards = Vec::new();
     for partition in 0..3 {
@@ -109,6 +112,7 @@ async fn poison(client: &Client, service: &ClusterService, url: &str) -> Result<
 
 #[tokio::test(flavor = "multi_thread")]
 async fn three_of_three_on_databases_of_somebody_elses() -> Result<()> {
+    let _shared = crate::SHARED.read().await;
     let client = Client::try_default().await?;
     let name = unique("external");
     let databases = Databases::make(&client, &name, 3).await?;

@@ -9,6 +9,7 @@ mod original;
 mod poison;
 mod preparation;
 mod retention;
+mod stateless;
 mod users;
 
 use serde_json::{Value, json};

@@ -74,6 +74,11 @@ impl Health {
         self.metrics.halted(aside.halted.len());
     }
 
+    /// The halted slots, and why.
+    pub fn halted(&self) -> BTreeMap<u32, String> {
+        self.aside.lock().map(|aside| aside.halted.clone()).unwrap_or_default()
+    }
+
     /// What a person should know now, instead of what was told before.
     pub fn note(&self, notices: Vec<String>) {
         let Ok(mut aside) = self.aside.lock() else { return };

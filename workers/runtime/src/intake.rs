@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use shardlane_config::Partitioner;
+use shardlane_config::{Partitioner, ServiceConfig};
 
 use crate::partitioner::slot_of;
 use crate::record::Record;
@@ -78,6 +78,11 @@ pub struct Keyspace {
 }
 
 impl Keyspace {
+    /// A service's.
+    pub fn of(config: &ServiceConfig) -> Self {
+        Self { partitioner: config.partitioner, slots: config.max_partitions }
+    }
+
     /// The slot of a key.
     pub fn slot_of(&self, key: &[u8]) -> u32 {
         slot_of(self.partitioner, key, self.slots)

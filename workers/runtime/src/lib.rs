@@ -4,6 +4,7 @@
 //! order: [`reader`], [`intake`], the service, [`shard`], [`relay`]. [`partition_loop`] and [`relay`] decide; they see
 //! Kafka, Postgres and time through [`edges`] alone, so that a test can put a simulation in their place.
 
+pub mod addresses;
 pub mod database;
 pub mod edges;
 pub mod gateway;
@@ -26,6 +27,7 @@ pub mod retention;
 pub mod service;
 pub mod shard;
 pub mod standing;
+pub mod stateless;
 pub mod worker;
 
 pub use shardlane_config as config;

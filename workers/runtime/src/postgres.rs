@@ -1,19 +1,17 @@
 //! The real edges to a shard: the loop's and the relay's, each over a connection of its own.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
-use shardlane_config::{ServiceConfig, roles};
+use shardlane_config::{ConfigError, ServiceConfig};
 use sqlx::{Connection, PgConnection};
 
+use crate::addresses::Addresses;
 use crate::database::{ShardAddress, within};
 use crate::edges::{Fence, Outbox, OutboxError, Shard, ShardError, Slots, TakeOver, Window};
-use crate::intake::{Advance, DeadLetter, Keyspace};
+use crate::intake::{Advance, DeadLetter};
 use crate::process::with_causes;
-use crate::producer::Outgoing;
-use crate::relay::REASON;
-use crate::service::{BatchRange, Message, Rejection, Tables};
-use crate::shard::{self, Buried};
+use crate::service::{BatchRange, Rejection, Tables};
+use crate::shard;
 
 /// Most batches published at once: bounds the memory of a relay that has to catch up.
 const WINDOW: i64 = 8;
@@ -190,24 +188,10 @@ pub struct PgOutbox<S> {
     addresses: Addresses,
 }
 
-/// Where records go, by role.
-struct Addresses {
-    keyspace: Keyspace,
-    topics: HashMap<String, Arc<str>>,
-    input: String,
-}
-
 impl<S: Tables> PgOutbox<S> {
     /// The shard at an address, for the worker called `owner`.
-    pub fn new(
-        service: Arc<S>,
-        config: &ServiceConfig,
-        keyspace: Keyspace,
-        owner: &str,
-        address: ShardAddress,
-    ) -> Self {
-        let topics = config.topics.iter().map(|topic| (topic.role.clone(), Arc::from(topic.name.as_str()))).collect();
-        let addresses = Addresses { keyspace, topics, input: S::INPUT.to_owned() };
+    pub fn new(service: Arc<S>, config: &ServiceConfig, owner: &str, address: ShardAddress) -> Self {
+        let addresses = Addresses::new(config, S::INPUT);
         Self { service, owner: owner.to_owned(), session: Session::new(address, RELAY_SETUP), addresses }
     }
 
@@ -242,6 +226,7 @@ impl<S: Tables> PgOutbox<S> {
     fn said<T>(&mut self, result: Result<T, ReadError>) -> Result<T, OutboxError> {
         result.map_err(|error| match error {
             ReadError::Outbox(error) => error,
+            ReadError::Config(error) => OutboxError::Passing(error.to_string()),
             ReadError::Shard(error) => {
                 self.session.close();
                 OutboxError::Passing(format!("Postgres: {}", with_causes(&error)))
@@ -272,40 +257,7 @@ enum ReadError {
     #[error(transparent)]
     Outbox(#[from] OutboxError),
     #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
     Shard(#[from] sqlx::Error),
-}
-
-impl Addresses {
-    fn topic(&self, role: &str) -> Result<Arc<str>, OutboxError> {
-        let found = self.topics.get(role).cloned();
-        found.ok_or_else(|| OutboxError::Passing(format!("the configuration names no topic for the role {role:?}")))
-    }
-
-    fn outgoing(&self, message: Message) -> Result<Outgoing, OutboxError> {
-        Ok(Outgoing {
-            topic: self.topic(message.role)?,
-            slot: self.keyspace.slot_of(&message.key),
-            key: Some(message.key),
-            value: Some(message.value),
-            headers: Vec::new(),
-        })
-    }
-
-    /// A dead letter is the record as it was, in the partition in which it lay; what is known of it is in headers.
-    fn dead_letter(&self, letter: Buried) -> Result<Outgoing, OutboxError> {
-        Ok(Outgoing {
-            topic: self.topic(&roles::dead_letter(&self.input))?,
-            // A record of a partition that somebody added lies where the topic of dead letters has none.
-            slot: letter.slot % self.keyspace.slots.max(1),
-            key: letter.key,
-            value: letter.value,
-            headers: vec![
-                (REASON, letter.reason),
-                ("shardlane.topic", self.topic(&self.input)?.to_string()),
-                ("shardlane.partition", letter.slot.to_string()),
-                ("shardlane.offset", letter.offset.to_string()),
-                ("shardlane.timestamp", letter.timestamp.to_string()),
-            ],
-        })
-    }
 }

@@ -26,9 +26,9 @@ use crate::record::{Batch, Record};
 use crate::standing::{self, Standings};
 
 /// A batch is closed this long after its first record at the latest.
-const LINGER: Duration = Duration::from_millis(5);
+pub(crate) const LINGER: Duration = Duration::from_millis(5);
 /// How long a poll may wait: how late an idle reader notices a new assignment or its end.
-const POLL: Duration = Duration::from_millis(20);
+pub(crate) const POLL: Duration = Duration::from_millis(20);
 
 /// How often the topic is asked whether it is still the same: the library reads on where it stood when a topic is deleted
 /// and made anew under it (a FIXME in `rd_kafka_topic_metadata_update0` of librdkafka 2.12).
@@ -124,11 +124,11 @@ impl ClientContext for Watch {
 }
 
 /// How a slot is being read.
-struct Reading {
+pub(crate) struct Reading {
     /// Offset of the next record to give to the loop.
-    next: i64,
+    pub(crate) next: i64,
     /// What the record before it must be, until it has been seen.
-    look_back: Option<Memory>,
+    pub(crate) look_back: Option<Memory>,
 }
 
 struct ReaderThread {
@@ -279,7 +279,7 @@ impl ReaderThread {
 }
 
 /// Puts a record into the batch, unless it is the one that was applied last or its slot's log is another.
-fn take(
+pub(crate) fn take(
     slots: &mut BTreeMap<u32, Reading>,
     pending: &mut VecDeque<Read>,
     topic: &str,
@@ -302,7 +302,7 @@ fn take(
     reading.next = record.offset + 1;
 }
 
-fn list(topic: &str, offsets: impl Iterator<Item = (u32, i64)>) -> KafkaResult<TopicPartitionList> {
+pub(crate) fn list(topic: &str, offsets: impl Iterator<Item = (u32, i64)>) -> KafkaResult<TopicPartitionList> {
     let mut list = TopicPartitionList::new();
     for (slot, offset) in offsets {
         list.add_partition_offset(topic, slot.cast_signed(), Offset::Offset(offset))?;

@@ -100,7 +100,7 @@ async fn publish(outlet: &impl Outlet, records: &[Outgoing]) -> Result<Vec<usize
 }
 
 /// What is published of a record that its topic will never take. The record itself stays in the shard.
-fn digest(dead_letters: &Arc<str>, record: &Outgoing) -> Outgoing {
+pub(crate) fn digest(dead_letters: &Arc<str>, record: &Outgoing) -> Outgoing {
     let value = record.value.as_deref().unwrap_or_default();
     let hash: String = Sha256::digest(value).iter().map(|byte| format!("{byte:02x}")).collect();
     let mut headers: Vec<_> = record.headers.iter().filter(|(name, _)| *name != REASON).cloned().collect();

@@ -166,6 +166,13 @@ pub struct Buried {
     pub value: Option<Vec<u8>>,
 }
 
+impl From<DeadLetter> for Buried {
+    fn from(letter: DeadLetter) -> Self {
+        let DeadLetter { slot, offset, timestamp, rejection, key, value } = letter;
+        Self { slot, offset, timestamp, reason: rejection.reason, key, value }
+    }
+}
+
 /// The dead letters of some batches, in order.
 pub async fn dead_letters(shard: &mut PgConnection, range: BatchRange) -> sqlx::Result<Vec<Buried>> {
     let rows = sqlx::query(

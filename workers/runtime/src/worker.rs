@@ -143,7 +143,7 @@ where
     };
     let turning = PartitionLoop {
         service: Arc::clone(&service),
-        keyspace: keyspace(config),
+        keyspace: Keyspace::of(config),
         shard: edges.shard,
         log: edges.log,
         clock: RealClock,
@@ -172,10 +172,6 @@ fn retention<S: Tables>(options: &WorkerOptions, owner: &str) -> Retention {
     Retention::new(options.shard.clone(), owner, &tables, kept)
 }
 
-fn keyspace(config: &ServiceConfig) -> Keyspace {
-    Keyspace { partitioner: config.partitioner, slots: config.max_partitions }
-}
-
 fn real_edges<S: Tables>(
     service: &Arc<S>,
     options: &WorkerOptions,
@@ -187,7 +183,7 @@ fn real_edges<S: Tables>(
     Ok(Edges {
         shard: PgShard::new(Arc::clone(service), &config.id, *partition, owner, address.clone()),
         log: Reader::start(&config.kafka, &name, config.topic(S::INPUT)?, Arc::clone(metrics))?,
-        outbox: PgOutbox::new(Arc::clone(service), config, keyspace(config), owner, address.clone()),
+        outbox: PgOutbox::new(Arc::clone(service), config, owner, address.clone()),
         outlet: Producer::new(&kafka::lasting_producer(&config.kafka, &name))?,
     })
 }

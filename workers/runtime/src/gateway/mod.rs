@@ -43,7 +43,7 @@ pub struct Gateway {
 impl Gateway {
     /// A gateway of a service; it is ready once it knows which partition owns which slot.
     pub fn start(config: Arc<ServiceConfig>, health: &Health) -> Result<Self, GatewayError> {
-        let keyspace = Keyspace { partitioner: config.partitioner, slots: config.max_partitions };
+        let keyspace = Keyspace::of(&config);
         let name = format!("{}-gateway", config.name);
         let producer = Producer::new(&kafka::prompt_producer(&config.kafka, &name, KAFKA_PATIENCE))?;
         let slots = SlotMap::follow(&config, health)?;

@@ -1,0 +1,191 @@
+//! Shards, the broker and the network are lost under load: the service comes back by itself, and nothing is lost.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use kube::Client;
+use shardlane_e2e::cluster::{ClusterService, FORWARDED_KAFKA, NAMESPACE, condition, kafka, restarts_of};
+use shardlane_e2e::faults::{cut_off, lose_pod, pod_of, signal_worker};
+use shardlane_e2e::load::Load;
+use shardlane_e2e::signups::{Outcomes, check_shards, requests, send_all, told_the_same};
+use shardlane_e2e::{same, topic, until};
+use shardlane_runtime::config::{ServiceConfig, initial_owner};
+use shardlane_runtime::partitioner::slot_of;
+use sqlx::Row;
+
+use crate::services::{cloud_native_pg, spec, unique};
+
+const PARTITIONS: u32 = 2;
+const SLOTS: u32 = 4;
+/// Labels of the broker.
+const BROKER: &str = "app.kubernetes.io/name=kafka";
+/// How long the network to something is cut.
+const CUT: Duration = Duration::from_secs(30);
+/// How long everything may take to come back.
+const PATIENCE: Duration = Duration::from_secs(180);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_lost_comes_back_and_no_answer_with_it_is_lost() -> Result<()> {
+    let _alone = crate::SHARED.write().await;
+    let client = Client::try_default().await?;
+    let name = unique("faults");
+    let spec = spec(&name, PARTITIONS, SLOTS, cloud_native_pg(2)?);
+    let began = Instant::now();
+    let service = ClusterService::start(&client, &name, spec).await?;
+    service.whole(PATIENCE).await?;
+    println!("two partitions on shards of two instances: ready after {:.0?}", began.elapsed());
+    let mut trial = Trial::new(service).await?;
+
+    let primary = trial.service.primary(0);
+    let lost = lose_pod(&client, NAMESPACE, &primary, PATIENCE);
+    trial.under_load("primary-lost", lost, Duration::ZERO).await?;
+
+    let lost = lose_pod(&client, "kafka", BROKER, PATIENCE);
+    trial.under_load("broker-lost", lost, Duration::ZERO).await?;
+
+    let pod = pod_of(&client, NAMESPACE, &primary).await?;
+    trial.under_load("primary-cut-off", cut_off(&pod, CUT), Duration::from_secs(1)).await?;
+
+    let pod = pod_of(&client, "kafka", BROKER).await?;
+    // There is no other broker: nothing can be answered before this one is reached again.
+    trial.under_load("broker-cut-off", cut_off(&pod, CUT), CUT - Duration::from_secs(5)).await?;
+
+    trial.service.remove().await
+}
+
+/// A service, and everything that its users were ever told.
+struct Trial {
+    service: ClusterService,
+    url: String,
+    told: Outcomes,
+}
+
+impl Trial {
+    async fn new(mut service: ClusterService) -> Result<Self> {
+        let url = service.gateway().await?;
+        Ok(Self { service, url, told: Outcomes::new() })
+    }
+
+    /// Makes a fault while clients sign up, waits until the service is whole again, and checks all that was ever told.
+    /// A fault that stops nothing for `at_least` was none.
+    async fn under_load(
+        &mut self,
+        what: &str,
+        fault: impl Future<Output = Result<()>>,
+        at_least: Duration,
+    ) -> Result<()> {
+        self.try_under_load(what, fault, at_least).await.with_context(|| what.to_owned())
+    }
+
+    async fn try_under_load(
+        &mut self,
+        what: &str,
+        fault: impl Future<Output = Result<()>>,
+        at_least: Duration,
+    ) -> Result<()> {
+        let restarts = self.restarts().await?;
+        let config = self.service.config.clone();
+        let partition_of = Arc::new(move |name: &str| initial_owner(slot_in(&config, name), PARTITIONS, SLOTS));
+        let load = Load::start(&self.url, what, 16, PARTITIONS, partition_of)?;
+        load.more(300, PATIENCE).await?;
+        let began = Instant::now();
+        fault.await?;
+        let over = began.elapsed();
+        self.service.whole(PATIENCE).await?;
+        let whole = began.elapsed();
+        load.more(300, PATIENCE).await?;
+        let loaded = load.stop(began).await?;
+
+        let outcomes = loaded.outcomes();
+        let pauses: Vec<_> = (0..PARTITIONS).map(|partition| loaded.longest_pause(partition)).collect();
+        println!(
+            "{what}: {} sign-ups; the fault took {over:.1?}, all was whole after {whole:.1?}; the longest time without an \
+             answer of each partition: {pauses:.1?}; restarts of workers: {}",
+            outcomes.len(),
+            self.restarts().await? - restarts,
+        );
+        self.told.extend(outcomes);
+        told_the_same(&self.told, &send_all(&self.url, loaded.requests(), 32).await?)?;
+        let mut shards = Vec::new();
+        for partition in 0..PARTITIONS {
+            shards.push(self.service.shard(partition).await?);
+        }
+        check_shards(&self.service.config, &mut shards, &self.told).await?;
+        ensure!(pauses.iter().any(|pause| *pause >= at_least), "nothing stopped: pauses {pauses:?}");
+        Ok(())
+    }
+
+    async fn restarts(&self) -> Result<i32> {
+        let mut restarts = 0;
+        for partition in 0..PARTITIONS {
+            restarts += restarts_of(&self.service.worker(partition).await?);
+        }
+        Ok(restarts)
+    }
+}
+
+fn slot_in(config: &ServiceConfig, name: &str) -> u32 {
+    slot_of(config.partitioner, name.as_bytes(), config.max_partitions)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hole_in_the_log_halts_its_slot_and_no_other() -> Result<()> {
+    let _shared = crate::SHARED.read().await;
+    let client = Client::try_default().await?;
+    let name = unique("hole");
+    let mut service =
+        ClusterService::start(&client, &name, spec(&name, PARTITIONS, SLOTS, cloud_native_pg(1)?)).await?;
+    let url = service.gateway().await?;
+    send_all(&url, requests("before", 100, 100), 16).await?;
+
+    // A slot of partition 0, and names that lie in it.
+    let config = service.config.clone();
+    let halted = (0..SLOTS).find(|slot| initial_owner(*slot, PARTITIONS, SLOTS) == 0).context("no slot")?;
+    let lost: Vec<_> = (0..1_000).map(|n| format!("lost-{n}")).filter(|n| slot_in(&config, n) == halted).collect();
+    let mut shard = service.shard(0).await?;
+    let next = sqlx::query("SELECT next_offset FROM slot WHERE slot = $1").bind(halted.cast_signed());
+    let next: i64 = next.fetch_one(&mut shard).await?.get(0);
+
+    // Stopped, not killed: the kubelet would start it again at once. It must not read what is about to be lost.
+    let worker = service.worker(0).await?;
+    signal_worker(&worker, "STOP").await?;
+    let _forward = kafka(&client).await?;
+    let producer = topic::producer(FORWARDED_KAFKA)?;
+    let request = &config.topic("request")?.name;
+    for name in &lost[..20] {
+        let value = format!(r#"{{"request_id":"{name}","username":"{name}"}}"#);
+        topic::put(&producer, request, halted, Some(name.as_bytes()), Some(value.as_bytes())).await?;
+    }
+    topic::Admin::at(FORWARDED_KAFKA)?.remove_before(request, halted, next + 10).await?;
+    signal_worker(&worker, "KILL").await?;
+
+    let began = Instant::now();
+    let message = until(PATIENCE, async || {
+        let status = service.status().await?;
+        match condition(&status, "Degraded") {
+            Some(degraded) if degraded.status == "True" && degraded.reason == "SlotHalted" => {
+                Ok(degraded.message.clone())
+            }
+            other => bail!("Degraded is {other:?}"),
+        }
+    })
+    .await?;
+    println!("a hole in slot {halted}: said after {:.1?}: {message}", began.elapsed());
+    ensure!(message.starts_with(&format!("partition 0, slot {halted}: ")), "{message}");
+
+    // All other slots are answered, also those of the same worker, and the service counts as ready.
+    service.whole(PATIENCE).await?;
+    let others = requests("after", 400, 400).into_iter().filter(|(_, name)| slot_in(&config, name) != halted);
+    let others: Vec<_> = others.collect();
+    let (asked, answered) = (others.len(), send_all(&url, others, 16).await?);
+    same("names that others have", answered.values().filter(|told| told.success).count(), asked)?;
+    let stands: i64 = sqlx::query("SELECT next_offset FROM slot WHERE slot = $1")
+        .bind(halted.cast_signed())
+        .fetch_one(&mut shard)
+        .await?
+        .get(0);
+    same("the halted slot's next offset", stands, next)?;
+    drop(shard);
+    service.remove().await
+}
