@@ -201,7 +201,13 @@ impl ReaderThread {
         let mut from = Vec::new();
         for (slot, standing) in standings {
             let Some(log) = logs.get(slot) else { continue };
-            match standing::start(&self.topic, *slot, standing, topic.id.as_deref(), *log) {
+            match standing::start(
+                standing::Reader { topic: &self.topic, group: None },
+                *slot,
+                standing,
+                topic.id.as_deref(),
+                *log,
+            ) {
                 Ok(start) => {
                     from.push((*slot, start.offset));
                     self.slots.insert(*slot, Reading { next: standing.next_offset, look_back: start.look_back });
@@ -259,7 +265,8 @@ impl ReaderThread {
             let wait = close.map_or(POLL, |close: Instant| close.saturating_duration_since(Instant::now()));
             match self.consumer.poll(wait) {
                 Some(Ok(message)) => {
-                    take(&mut self.slots, &mut self.pending, &self.topic, &mut batch, &as_record(&message));
+                    let reader = standing::Reader { topic: &self.topic, group: None };
+                    take(&mut self.slots, &mut self.pending, reader, &mut batch, &as_record(&message));
                     if batch.is_full() {
                         return Some(Read::Batch(batch));
                     }
@@ -282,7 +289,7 @@ impl ReaderThread {
 pub(crate) fn take(
     slots: &mut BTreeMap<u32, Reading>,
     pending: &mut VecDeque<Read>,
-    topic: &str,
+    reader: standing::Reader<'_>,
     batch: &mut Batch,
     record: &Record<'_>,
 ) {
@@ -292,7 +299,7 @@ pub(crate) fn take(
         && record.offset < reading.next
     {
         if Memory::of(record) != known {
-            let reason = standing::another_record(topic, record.slot, reading.next);
+            let reason = standing::another_record(reader, record.slot, reading.next);
             slots.remove(&record.slot);
             pending.push_back(Read::Halted { slot: record.slot, reason });
         }
@@ -333,7 +340,7 @@ mod tests {
         let mut slots = BTreeMap::from([(1, Reading { next: 5, look_back })]);
         let (mut batch, mut pending) = (Batch::default(), VecDeque::new());
         for record in records {
-            take(&mut slots, &mut pending, "t", &mut batch, record);
+            take(&mut slots, &mut pending, standing::Reader { topic: "t", group: None }, &mut batch, record);
         }
         (batch, pending)
     }

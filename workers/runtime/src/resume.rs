@@ -90,7 +90,9 @@ fn knows(
     topic_id: Option<&str>,
     log: Extent,
 ) -> Result<bool, KafkaError> {
-    let Ok(start) = standing::start(topic, slot, standing, topic_id, log) else { return Ok(false) };
+    let Ok(start) = standing::start(standing::Reader { topic, group: None }, slot, standing, topic_id, log) else {
+        return Ok(false);
+    };
     let Some(last) = start.look_back else { return Ok(true) };
     let mut list = TopicPartitionList::new();
     list.add_partition_offset(topic, slot.cast_signed(), Offset::Offset(start.offset))?;

@@ -79,6 +79,7 @@ pub async fn run<S: Step>(
         producer: Producer::new(&kafka::lasting_producer(&config.kafka, &group))?,
         addresses,
         topic,
+        group,
         health,
         shutdown,
         handle: Handle::current(),
@@ -103,6 +104,7 @@ struct Member<S> {
     producer: Producer,
     addresses: Addresses,
     topic: String,
+    group: String,
     health: Health,
     shutdown: Shutdown,
     handle: Handle,
@@ -111,6 +113,7 @@ struct Member<S> {
 /// What the group has given this member.
 struct Assignment {
     topic: String,
+    group: String,
     health: Health,
     now: Mutex<Assigned>,
 }
@@ -138,6 +141,10 @@ impl ConsumerContext for Assignment {
 }
 
 impl Assignment {
+    fn reader(&self) -> standing::Reader<'_> {
+        standing::Reader { topic: &self.topic, group: Some(&self.group) }
+    }
+
     /// Compares the log with what was remembered beside the group's offsets, and reads the partitions that still know it.
     fn take_up(
         &self,
@@ -159,7 +166,7 @@ impl Assignment {
                 // Nothing was consumed yet.
                 _ => Standing { next_offset: log.start, ..Standing::default() },
             };
-            match standing::start(&self.topic, partition, &standing, found.id.as_deref(), *log) {
+            match standing::start(self.reader(), partition, &standing, found.id.as_deref(), *log) {
                 Ok(start) => {
                     from.push((partition, start.offset));
                     let reading = Reading { next: standing.next_offset, look_back: start.look_back };
@@ -205,7 +212,12 @@ impl<S: Step> Member<S> {
 
     /// Consumes until the shutdown or trouble.
     fn consume(&self, backoff: &mut Backoff) -> KafkaResult<()> {
-        let assignment = Assignment { topic: self.topic.clone(), health: self.health.clone(), now: Mutex::default() };
+        let assignment = Assignment {
+            topic: self.topic.clone(),
+            group: self.group.clone(),
+            health: self.health.clone(),
+            now: Mutex::default(),
+        };
         let consumer = BaseConsumer::from_config_and_context(&self.client, assignment)?;
         consumer.subscribe(&[&self.topic])?;
         while !self.shutdown.has_come() {
@@ -241,7 +253,13 @@ impl<S: Step> Member<S> {
             match polled {
                 Some(Ok(message)) => {
                     let mut halts = VecDeque::new();
-                    take(&mut now.partitions, &mut halts, &self.topic, &mut batch, &as_record(&message));
+                    take(
+                        &mut now.partitions,
+                        &mut halts,
+                        consumer.context().reader(),
+                        &mut batch,
+                        &as_record(&message),
+                    );
                     if let Some(Read::Halted { slot, reason }) = halts.pop_front() {
                         self.health.halt(slot, reason);
                     }
