@@ -92,6 +92,30 @@ async fn a_gateway_can_want_a_token_and_limit_its_rate() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_client_that_does_not_wait_is_told_where_to_look() -> Result<()> {
+    let service = PlainService::prepare("async", spec("async", 1, 2)).await?;
+    let gateway = service.gateway(&[]).await?;
+    // Nobody works yet, and it is accepted all the same.
+    let answer = reqwest::Client::new()
+        .post(format!("{}/api/v1/signups", gateway.url))
+        .header("Prefer", "respond-async")
+        .body(r#"{"request_id":"r1","username":"Ada"}"#)
+        .send()
+        .await?;
+    same("status", answer.status(), StatusCode::ACCEPTED)?;
+    same("preference", answer.headers()["preference-applied"].to_str()?, "respond-async")?;
+    let place = format!("{}{}", gateway.url, answer.headers()["location"].to_str()?);
+    let _workers = service.workers().await?;
+    until(Duration::from_secs(20), async || {
+        let outcome = reqwest::get(&place).await?;
+        same("status of the outcome", outcome.status(), StatusCode::OK)?;
+        let outcome: Value = outcome.json().await?;
+        same("outcome", &outcome, &json!({ "request_id": "r1", "username": "ada", "success": true }))
+    })
+    .await
+}
+
+#[tokio::test]
 async fn many_clients_and_retries_agree() -> Result<()> {
     let service = PlainService::prepare("many", spec("many", 3, 24)).await?;
     let _workers = service.workers().await?;

@@ -6,14 +6,16 @@ use std::time::Duration;
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::{Deserialize, Serialize};
 use shardlane_runtime::config::ServiceConfig;
-use shardlane_runtime::gateway::{Door, DoorOptions, Gateway, GatewayError, Problem, Replies, json_body};
+use shardlane_runtime::gateway::{
+    Door, DoorOptions, Gateway, GatewayError, Problem, RESPOND_ASYNC, Replies, json_body, responds_async,
+};
 use shardlane_runtime::health::Health;
 use shardlane_runtime::metrics::Metrics;
 use shardlane_runtime::process::{self, Shutdown};
@@ -102,16 +104,19 @@ struct Signup {
     success: bool,
 }
 
-/// Claims a username and waits for the outcome.
-#[utoipa::path(post, path = "/api/v1/signups", request_body = NewSignup, responses(
+/// Claims a username and waits for the outcome, unless the client says `Prefer: respond-async` (RFC 7240).
+#[utoipa::path(post, path = "/api/v1/signups", request_body = NewSignup, params(
+    ("Prefer" = Option<String>, Header, description = "`respond-async`: answer as soon as the request is safe in Kafka."),
+), responses(
     (status = 201, body = Signup, description = "The name is this request's."),
-    (status = 202, description = "Accepted; the outcome will be at the Location."),
+    (status = 202, description = "It is safe and will be applied; the outcome will be at the Location."),
     (status = 400, description = "No username."),
     (status = 409, description = "Another request has the name."),
     (status = 503, description = "Kafka did not confirm it; try again with the same request_id."),
 ))]
 async fn sign_up(
     State(signups): State<Arc<Signups>>,
+    headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Problem> {
     let NewSignup { request_id, username } = json_body(body)?;
@@ -120,17 +125,17 @@ async fn sign_up(
     let username = signups.canonical(&username)?;
     let request = SignupRequest { request_id: (&*request_id).into(), username: (&*username).into() };
     let value = serde_json::to_vec(&request).map_err(|error| Problem::internal(&error))?;
-    let waiting = signups.replies.wait_for(username.as_bytes(), &request_id);
+    let waiting = (!responds_async(&headers)).then(|| signups.replies.wait_for(username.as_bytes(), &request_id));
     signups
         .gateway
         .submit(REQUEST, username.as_bytes(), value)
         .await
         .map_err(|problem| problem.with("request_id", &*request_id).with("username", &*username))?;
-    let Some(success) = waiting.outcome(PATIENCE).await else {
-        let status = format!("/api/v1/signups/{}?username={}", encoded(&request_id), encoded(&username));
-        let pending = serde_json::json!({ "request_id": request_id, "username": username, "status": status });
-        return Ok((StatusCode::ACCEPTED, [(header::LOCATION, status)], Json(pending)).into_response());
+    let Some(waiting) = waiting else {
+        let applied = [(HeaderName::from_static("preference-applied"), HeaderValue::from_static(RESPOND_ASYNC))];
+        return Ok((applied, accepted(&request_id, &username)).into_response());
     };
+    let Some(success) = waiting.outcome(PATIENCE).await else { return Ok(accepted(&request_id, &username)) };
     if success {
         let location = format!("/api/v1/accounts/{}", encoded(&username));
         let signup = Signup { request_id, username, success };
@@ -140,6 +145,13 @@ async fn sign_up(
         .with("request_id", request_id)
         .with("username", username)
         .with("success", false))
+}
+
+/// The request is safe, and its outcome will be found.
+fn accepted(request_id: &str, username: &str) -> Response {
+    let status = format!("/api/v1/signups/{}?username={}", encoded(request_id), encoded(username));
+    let pending = serde_json::json!({ "request_id": request_id, "username": username, "status": status });
+    (StatusCode::ACCEPTED, [(header::LOCATION, status)], Json(pending)).into_response()
 }
 
 #[derive(Debug, Deserialize)]

@@ -11,6 +11,7 @@ mod tail;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::http::HeaderMap;
 use rdkafka::error::KafkaError;
 use shardlane_config::ServiceConfig;
 
@@ -70,6 +71,16 @@ impl Gateway {
     }
 }
 
+/// The preference of a client that does not wait for the outcome (RFC 7240).
+pub const RESPOND_ASYNC: &str = "respond-async";
+
+/// Whether a client does not wait for the outcome.
+pub fn responds_async(headers: &HeaderMap) -> bool {
+    let said = headers.get_all("prefer").iter().filter_map(|value| value.to_str().ok());
+    said.flat_map(|value| value.split(','))
+        .any(|preference| preference.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(RESPOND_ASYNC))
+}
+
 /// Why a gateway cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum GatewayError {
@@ -88,4 +99,20 @@ pub enum GatewayError {
     /// It cannot serve.
     #[error(transparent)]
     Serve(#[from] std::io::Error),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_may_prefer_not_to_wait() {
+        let prefers = |value: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("prefer", value.parse().unwrap());
+            responds_async(&headers)
+        };
+        assert!(prefers("respond-async") && prefers("wait=10, Respond-Async; x=1"));
+        assert!(!prefers("return=minimal") && !responds_async(&HeaderMap::new()));
+    }
 }
