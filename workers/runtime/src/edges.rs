@@ -119,8 +119,9 @@ pub trait Log: Send {
     /// Reads from these standings from now on. Whatever was read before is dropped.
     fn assign(&mut self, standings: Standings);
 
-    /// What comes next of the present assignment. `None` if reading has ended for good.
-    fn next(&mut self) -> impl Future<Output = Option<Read>> + Send;
+    /// What comes next of the present assignment; `urgent` if there is nothing to do meanwhile, so that a batch need not wait
+    /// to grow. `None` if reading has ended for good. Nothing is lost when this is given up.
+    fn next(&mut self, urgent: bool) -> impl Future<Output = Option<Read>> + Send;
 
     /// Shows Kafka's own tools how far the worker is; nothing depends on it.
     fn show_progress(&mut self, positions: &Positions);

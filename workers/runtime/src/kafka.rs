@@ -40,8 +40,13 @@ pub fn consumer(kafka: &KafkaConfig, client_id: &str) -> ClientConfig {
         .set("fetch.wait.max.ms", "100")
         // The default of a second starves a loop that reads faster than a fetch arrives.
         .set("fetch.queue.backoff.ms", "5")
-        // Bounds what is read ahead, and with it the worker's memory.
-        .set("queued.max.messages.kbytes", "16384");
+        // Together these bound what is read ahead, and with it the worker's memory: a small record costs the library several
+        // times its own size, and whole responses are kept until their last record is read. A record that is larger than
+        // a response still comes, alone.
+        .set("queued.min.messages", "10000")
+        .set("queued.max.messages.kbytes", "4096")
+        .set("max.partition.fetch.bytes", "524288")
+        .set("fetch.max.bytes", "2097152");
     config
 }
 
@@ -52,7 +57,7 @@ pub fn lasting_producer(kafka: &KafkaConfig, client_id: &str) -> ClientConfig {
         .set("enable.idempotence", "true")
         .set("acks", "all")
         .set("message.timeout.ms", "0")
-        .set("linger.ms", "2")
+        .set("linger.ms", "0.2")
         // Dead letters and outputs are larger than inputs, whose limit is the broker's.
         .set("message.max.bytes", "8388608")
         .set("queue.buffering.max.messages", "200000");

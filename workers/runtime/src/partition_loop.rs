@@ -85,6 +85,25 @@ struct Known {
     positions: Positions,
 }
 
+/// What comes next, made ready for its turn.
+enum Next<P> {
+    Batch(Prepared<P>),
+    Other(Option<Read>),
+}
+
+/// A batch that was sorted and folded.
+struct Prepared<P> {
+    batch: Batch,
+    work: Work<P>,
+}
+
+/// What one transaction writes.
+struct Work<P> {
+    plan: P,
+    dead: Vec<DeadLetter>,
+    advances: Vec<Advance>,
+}
+
 impl<S: Service, H: Shard<S>, L: Log, C: Clock> PartitionLoop<S, H, L, C> {
     /// Becomes the shard's owner; waits for a shard that is not there or not prepared. `false`: the shutdown came first.
     pub async fn take_over(&mut self, shutdown: &mut Shutdown) -> Result<bool, LoopEnd> {
@@ -162,15 +181,31 @@ impl<S: Service, H: Shard<S>, L: Log, C: Clock> PartitionLoop<S, H, L, C> {
         backoff: &mut Backoff,
     ) -> Result<std::convert::Infallible, Failure> {
         let mut known = self.take_up().await?;
+        let mut ahead = None;
         loop {
-            let read = tokio::select! {
-                biased;
-                () = shutdown.wait() => return Err(Failure::Shutdown),
-                read = self.log.next() => read.ok_or(Failure::End(LoopEnd::LogEnded))?,
-                () = self.clock.sleep(LOOK) => {
-                    self.look(known.version).await?;
+            if shutdown.has_come() {
+                return Err(Failure::Shutdown);
+            }
+            let next = match ahead.take() {
+                Some(next) => next,
+                None => tokio::select! {
+                    biased;
+                    () = shutdown.wait() => return Err(Failure::Shutdown),
+                    read = self.log.next(true) => self.prepare(read),
+                    () = self.clock.sleep(LOOK) => {
+                        self.look(known.version).await?;
+                        continue;
+                    }
+                },
+            };
+            let read = match next {
+                Next::Batch(prepared) => {
+                    ahead = self.settle(&mut known, prepared).await?;
+                    backoff.reset();
+                    self.log.show_progress(&known.positions);
                     continue;
                 }
+                Next::Other(read) => read.ok_or(Failure::End(LoopEnd::LogEnded))?,
             };
             match read {
                 Read::Assigned { halted, strays, notices } => {
@@ -184,13 +219,15 @@ impl<S: Service, H: Shard<S>, L: Log, C: Clock> PartitionLoop<S, H, L, C> {
                 }
                 Read::Halted { slot, reason } => self.health.halt(slot, reason),
                 Read::Trouble(reason) => return Err(Failure::Passing("kafka", format!("Kafka: {reason}"))),
-                Read::Batch(batch) => {
-                    self.settle(&mut known, &batch).await?;
-                    backoff.reset();
-                    self.log.show_progress(&known.positions);
-                }
+                // Made ready above.
+                Read::Batch(_) => {}
             }
         }
+    }
+
+    /// Sorts and folds a batch, whose slots are taken to stand where it begins.
+    fn prepare(&self, read: Option<Read>) -> Next<S::Plan> {
+        prepare(&*self.service, self.keyspace, read)
     }
 
     /// Reads the slots and assigns them.
@@ -215,77 +252,81 @@ impl<S: Service, H: Shard<S>, L: Log, C: Clock> PartitionLoop<S, H, L, C> {
         }
     }
 
-    /// Applies a batch: whole, or, where Postgres refuses it, in halves, until the records that it refuses are alone. Each
-    /// piece is a transaction of its own, so that a long search gets further however often it is interrupted.
-    async fn settle(&mut self, known: &mut Known, batch: &Batch) -> Result<(), Failure> {
+    /// Applies a batch, and makes the next one ready while Postgres is at work: gives it, if there was one.
+    async fn settle(
+        &mut self,
+        known: &mut Known,
+        prepared: Prepared<S::Plan>,
+    ) -> Result<Option<Next<S::Plan>>, Failure> {
+        let Prepared { batch, work } = prepared;
         if batch.begins.iter().any(|(slot, from)| known.positions.get(slot) != Some(from)) {
             return Err(Failure::Stale);
         }
-        let mut pieces: Vec<Range<usize>> = std::iter::once(0..batch.len()).collect();
-        while let Some(piece) = pieces.pop() {
-            match self.commit(known, batch, piece.clone(), None).await {
-                Err(Failure::Refused(rejection)) if piece.len() == 1 => {
-                    self.commit(known, batch, piece, Some(rejection)).await?;
+        let began = Instant::now();
+        let mut ahead = None;
+        let written = {
+            let Self { service, keyspace, shard, log, .. } = self;
+            let mut writing = std::pin::pin!(write(shard, known.version, &work));
+            loop {
+                tokio::select! {
+                    biased;
+                    written = &mut writing => break written,
+                    read = log.next(false), if ahead.is_none() => ahead = Some(prepare(&**service, *keyspace, read)),
                 }
-                Err(Failure::Refused(_)) => {
-                    let middle = piece.start + piece.len() / 2;
-                    pieces.push(middle..piece.end);
-                    pieces.push(piece.start..middle);
-                }
-                result => result?,
+            }
+        };
+        match written {
+            Ok(number) => self.count(known, number, batch.len(), began, work),
+            Err(Failure::Refused(rejection)) => self.search(known, &batch, rejection).await?,
+            Err(failure) => return Err(failure),
+        }
+        Ok(ahead)
+    }
+
+    /// Applies a batch that Postgres refuses as a whole: in halves, until the records that it refuses are alone. Each piece
+    /// is a transaction of its own, so that a long search gets further however often it is interrupted.
+    async fn search(&mut self, known: &mut Known, batch: &Batch, rejection: Rejection) -> Result<(), Failure> {
+        let mut pieces: Vec<(Range<usize>, Option<Rejection>)> = Vec::new();
+        split(0..batch.len(), rejection, &mut pieces);
+        while let Some((piece, refused)) = pieces.pop() {
+            let began = Instant::now();
+            let work = match &refused {
+                None => fold(&*self.service, self.keyspace, &known.positions, batch.records(piece.clone())),
+                Some(why) => self.bury(&known.positions, batch.records(piece.clone()), why),
+            };
+            match write(&mut self.shard, known.version, &work).await {
+                Ok(number) => self.count(known, number, piece.len(), began, work),
+                Err(Failure::Refused(rejection)) if refused.is_none() => split(piece, rejection, &mut pieces),
+                Err(failure) => return Err(failure),
             }
         }
         Ok(())
     }
 
-    /// Applies some records of a batch in one transaction; the only one of them is a dead letter if it is `refused`.
-    async fn commit(
-        &mut self,
-        known: &mut Known,
-        batch: &Batch,
-        piece: Range<usize>,
-        refused: Option<Rejection>,
-    ) -> Result<(), Failure> {
-        let began = Instant::now();
-        let records = piece.len();
-        let records_of = batch.records(piece);
-        let Intake { accepted, dead, advances } = match refused {
-            None => sort_out(&*self.service, self.keyspace, &known.positions, records_of),
-            Some(rejection) => bury_all(&known.positions, records_of, &rejection),
-        };
-        let plan = self.service.fold(accepted);
-        let number = self.write(known.version, &plan, &dead, &advances).await?;
+    /// Records that are all dead letters for one reason.
+    fn bury<'a>(
+        &self,
+        positions: &Positions,
+        records: impl Iterator<Item = Record<'a>>,
+        rejection: &Rejection,
+    ) -> Work<S::Plan> {
+        let (mut dead, mut advances) = (Vec::new(), Vec::new());
+        for record in records {
+            dead.push(DeadLetter::of(&record, rejection.clone()));
+            advances.push(Advance::over(positions, &record));
+        }
+        Work { plan: self.service.fold(Vec::new()), dead, advances }
+    }
+
+    /// Takes note of what is committed.
+    fn count(&self, known: &mut Known, number: i64, records: usize, began: Instant, work: Work<S::Plan>) {
         self.metrics.batch(number, records, began.elapsed());
         self.committed.notify_one();
-        self.count_dead(&dead);
-        for Advance { slot, to, .. } in advances {
+        self.count_dead(&work.dead);
+        for Advance { slot, to, .. } in work.advances {
             self.metrics.applied_to(slot, to);
             known.positions.insert(slot, to);
         }
-        Ok(())
-    }
-
-    /// The transaction. Gives the batch's number.
-    async fn write(
-        &mut self,
-        version: i64,
-        plan: &S::Plan,
-        dead: &[DeadLetter],
-        advances: &[Advance],
-    ) -> Result<i64, Failure> {
-        let fence = self.shard.begin().await?.ok_or(Failure::End(LoopEnd::Fenced))?;
-        if fence.slots_version != version {
-            self.shard.roll_back().await?;
-            return Err(Failure::Stale);
-        }
-        self.shard.apply(fence.batch, plan).await?;
-        self.shard.bury(fence.batch, dead).await?;
-        if !self.shard.advance(advances).await? {
-            self.shard.roll_back().await?;
-            return Err(Failure::Stale);
-        }
-        self.shard.commit().await?;
-        Ok(fence.batch)
     }
 
     fn count_dead(&self, dead: &[DeadLetter]) {
@@ -299,16 +340,51 @@ impl<S: Service, H: Shard<S>, L: Log, C: Clock> PartitionLoop<S, H, L, C> {
     }
 }
 
-/// Records that are all dead letters for one reason.
-fn bury_all<'a, R>(
+/// What is to be tried after a piece was refused: its halves, or the record that is refused as a dead letter.
+fn split(piece: Range<usize>, rejection: Rejection, pieces: &mut Vec<(Range<usize>, Option<Rejection>)>) {
+    if piece.len() == 1 {
+        pieces.push((piece, Some(rejection)));
+        return;
+    }
+    let middle = piece.start + piece.len() / 2;
+    pieces.push((middle..piece.end, None));
+    pieces.push((piece.start..middle, None));
+}
+
+fn prepare<S: Service>(service: &S, keyspace: Keyspace, read: Option<Read>) -> Next<S::Plan> {
+    match read {
+        Some(Read::Batch(batch)) => {
+            let work = fold(service, keyspace, &batch.begins, batch.records(0..batch.len()));
+            Next::Batch(Prepared { batch, work })
+        }
+        other => Next::Other(other),
+    }
+}
+
+/// What records come to that follow these positions.
+fn fold<'a, S: Service>(
+    service: &S,
+    keyspace: Keyspace,
     positions: &Positions,
     records: impl Iterator<Item = Record<'a>>,
-    rejection: &Rejection,
-) -> Intake<R> {
-    let mut intake = Intake { accepted: Vec::new(), dead: Vec::new(), advances: Vec::new() };
-    for record in records {
-        intake.dead.push(DeadLetter::of(&record, rejection.clone()));
-        intake.advances.push(Advance::over(positions, &record));
+) -> Work<S::Plan> {
+    let Intake { accepted, dead, advances } = sort_out(service, keyspace, positions, records);
+    Work { plan: service.fold(accepted), dead, advances }
+}
+
+/// The transaction. Gives the batch's number.
+async fn write<S: Service, H: Shard<S>>(shard: &mut H, version: i64, work: &Work<S::Plan>) -> Result<i64, Failure> {
+    let fence = shard.begin().await?.ok_or(Failure::End(LoopEnd::Fenced))?;
+    if fence.slots_version != version {
+        shard.roll_back().await?;
+        return Err(Failure::Stale);
     }
-    intake
+    shard.apply(fence.batch, &work.plan).await?;
+    shard.bury(fence.batch, &work.dead).await?;
+    if !shard.advance(&work.advances).await? {
+        shard.roll_back().await?;
+        return Err(Failure::Stale);
+    }
+    shard.commit().await?;
+    Ok(fence.batch)
 }

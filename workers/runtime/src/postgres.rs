@@ -14,7 +14,7 @@ use crate::service::{BatchRange, Rejection, Tables};
 use crate::shard;
 
 /// Most batches published at once: bounds the memory of a relay that has to catch up.
-const WINDOW: i64 = 8;
+const WINDOW: i64 = 3;
 /// What a relay's connection is told first. A mark that a crash of Postgres takes back only means that outcomes are
 /// published again, so it need not wait for the disk, and holds the fence row all the shorter. The index on batch is
 /// right however new the table is.
@@ -197,9 +197,8 @@ impl<S: Tables> PgOutbox<S> {
 
     async fn read(&mut self) -> Result<Option<Window>, ReadError> {
         let connection = self.session.get().await?;
-        let mut snapshot = connection.begin().await?;
         // One snapshot: what it shows below its own batch number is complete and will not change behind the mark.
-        sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY").execute(&mut *snapshot).await?;
+        let mut snapshot = connection.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY").await?;
         let Some(waiting) = shard::unpublished(&mut snapshot, &self.owner).await? else {
             return Err(OutboxError::Fenced.into());
         };

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError, TryRecvError};
 use std::time::{Duration, Instant};
 
@@ -25,8 +26,10 @@ use crate::metrics::Metrics;
 use crate::record::{Batch, Record};
 use crate::standing::{self, Standings};
 
-/// A batch is closed this long after its first record at the latest.
+/// How long a batch waits for more records while nobody waits for it.
 pub(crate) const LINGER: Duration = Duration::from_millis(5);
+/// How long it waits for more while the loop has nothing else to do.
+const MOMENT: Duration = Duration::from_micros(500);
 /// How long a poll may wait: how late an idle reader notices a new assignment or its end.
 pub(crate) const POLL: Duration = Duration::from_millis(20);
 
@@ -50,6 +53,7 @@ pub struct Reader {
     orders: mpsc::Sender<Order>,
     reads: tokio_mpsc::Receiver<Tagged>,
     generation: u64,
+    hungry: Arc<AtomicBool>,
 }
 
 impl Reader {
@@ -61,6 +65,7 @@ impl Reader {
         let consumer = BaseConsumer::from_config_and_context(&config, context)?;
         let (orders, inbox) = mpsc::channel();
         let (outbox, reads) = tokio_mpsc::channel(1);
+        let hungry = Arc::new(AtomicBool::new(false));
         let thread = ReaderThread {
             consumer,
             topic: topic.name.clone(),
@@ -69,6 +74,7 @@ impl Reader {
             asked: Instant::now(),
             inbox,
             outbox,
+            hungry: Arc::clone(&hungry),
             generation: 0,
             slots: BTreeMap::new(),
             pending: VecDeque::new(),
@@ -77,7 +83,7 @@ impl Reader {
             .name("reader".to_owned())
             .spawn(move || thread.run())
             .map_err(|error| KafkaError::ClientCreation(error.to_string()))?;
-        Ok(Self { orders, reads, generation: 0 })
+        Ok(Self { orders, reads, generation: 0, hungry })
     }
 }
 
@@ -88,8 +94,9 @@ impl Log for Reader {
         let _ = self.orders.send(Order::Assign { generation: self.generation, standings });
     }
 
-    async fn next(&mut self) -> Option<Read> {
+    async fn next(&mut self, urgent: bool) -> Option<Read> {
         loop {
+            self.hungry.store(urgent, Ordering::Relaxed);
             let (generation, read) = self.reads.recv().await?;
             if generation == self.generation {
                 return Some(read);
@@ -142,6 +149,8 @@ struct ReaderThread {
     asked: Instant,
     inbox: mpsc::Receiver<Order>,
     outbox: tokio_mpsc::Sender<Tagged>,
+    /// The loop waits for what comes next.
+    hungry: Arc<AtomicBool>,
     generation: u64,
     slots: BTreeMap<u32, Reading>,
     /// What is to be told before anything else is read.
@@ -260,25 +269,24 @@ impl ReaderThread {
             return Some(Read::Trouble(trouble));
         }
         let mut batch = Batch::default();
-        let mut close = None;
+        let mut close: Option<Instant> = None;
         loop {
-            let wait = close.map_or(POLL, |close: Instant| close.saturating_duration_since(Instant::now()));
-            match self.consumer.poll(wait) {
+            let polled = self.consumer.poll(if close.is_some() { MOMENT } else { POLL });
+            let idle = polled.is_none();
+            match polled {
                 Some(Ok(message)) => {
                     let reader = standing::Reader { topic: &self.topic, group: None };
                     take(&mut self.slots, &mut self.pending, reader, &mut batch, &as_record(&message));
-                    if batch.is_full() {
-                        return Some(Read::Batch(batch));
-                    }
                     close.get_or_insert_with(|| Instant::now() + LINGER);
                 }
                 Some(Err(error)) if kafka::mends_itself(&error) => tracing::debug!(%error, "a connection was lost"),
                 Some(Err(error)) => self.pending.push_back(Read::Trouble(error.to_string())),
-                None if batch.is_empty() => return self.pending.pop_front(),
-                None => return Some(Read::Batch(batch)),
+                None => {}
             }
+            let waited = close.is_none_or(|close| Instant::now() >= close);
             // What was read before trouble is good.
-            if !self.pending.is_empty() || close.is_some_and(|close| Instant::now() >= close) {
+            if batch.is_full() || !self.pending.is_empty() || (idle && (waited || self.hungry.load(Ordering::Relaxed)))
+            {
                 return if batch.is_empty() { self.pending.pop_front() } else { Some(Read::Batch(batch)) };
             }
         }

@@ -306,7 +306,7 @@ impl Log for SimLog {
         self.assigned = false;
     }
 
-    async fn next(&mut self) -> Option<Read> {
+    async fn next(&mut self, _: bool) -> Option<Read> {
         loop {
             step().await;
             if self.world.lock().breaks(0.01) {
