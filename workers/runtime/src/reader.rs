@@ -26,9 +26,9 @@ use crate::metrics::Metrics;
 use crate::record::{Batch, Record};
 use crate::standing::{self, Standings};
 
-/// How long a batch waits for more records while nobody waits for it.
+/// A batch that is waited for is closed this long after its first record at the latest.
 pub(crate) const LINGER: Duration = Duration::from_millis(5);
-/// How long it waits for more while the loop has nothing else to do.
+/// It is closed earlier if nothing more comes for this long.
 const MOMENT: Duration = Duration::from_micros(500);
 /// How long a poll may wait: how late an idle reader notices a new assignment or its end.
 pub(crate) const POLL: Duration = Duration::from_millis(20);
@@ -283,9 +283,11 @@ impl ReaderThread {
                 Some(Err(error)) => self.pending.push_back(Read::Trouble(error.to_string())),
                 None => {}
             }
-            let waited = close.is_none_or(|close| Instant::now() >= close);
+            // While the loop is busy, a batch may grow: it would only wait.
+            let wanted = self.hungry.load(Ordering::Relaxed);
+            let waited = close.is_some_and(|close| Instant::now() >= close);
             // What was read before trouble is good.
-            if batch.is_full() || !self.pending.is_empty() || (idle && (waited || self.hungry.load(Ordering::Relaxed)))
+            if batch.is_full() || !self.pending.is_empty() || (wanted && (idle || waited)) || (batch.is_empty() && idle)
             {
                 return if batch.is_empty() { self.pending.pop_front() } else { Some(Read::Batch(batch)) };
             }
