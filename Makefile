@@ -1,4 +1,4 @@
-.PHONY: up down status test crds help
+.PHONY: up down status test bench crds help
 
 help: ## What there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -14,6 +14,9 @@ status: ## What runs
 
 test: ## Everything that must hold, on real servers and a real cluster
 	@e2e/test
+
+bench: ## How fast it is, beside the barest programs that do the same work
+	@e2e/bench/run
 
 crds: ## The CRDs, from the operator's types
 	@cargo run --quiet -p shardlane-operator -- crds crds

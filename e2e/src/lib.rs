@@ -1,12 +1,17 @@
 //! What the tests on real servers and real clusters share.
 
+#[cfg(feature = "operator")]
 pub mod cluster;
 pub mod direct;
+#[cfg(feature = "operator")]
 pub mod faults;
+#[cfg(feature = "operator")]
 pub mod forward;
 pub mod load;
 pub mod plain;
 pub mod signups;
+#[cfg(feature = "operator")]
+mod spec;
 pub mod topic;
 
 use std::net::TcpListener;
@@ -27,9 +32,9 @@ pub async fn until<T, F: Future<Output = Result<T>>>(patience: Duration, mut ask
     }
 }
 
-/// An environment variable that `make test` sets.
+/// An environment variable that the scripts set.
 pub fn setting(name: &str) -> Result<String> {
-    std::env::var(name).with_context(|| format!("{name} is not set: run this test through `make test`"))
+    std::env::var(name).with_context(|| format!("{name} is not set: run this through `make test` or `make bench`"))
 }
 
 /// The first of ten free ports of the loopback, a multiple of ten, given to nobody else of this process.

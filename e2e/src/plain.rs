@@ -1,23 +1,17 @@
 //! A service of plain processes, on the Kafka and Postgres that the test run started.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use kube::api::ObjectMeta;
-use shardlane_operator::api::signup_shard::SignupShard;
-use shardlane_operator::build::names::Names;
-use shardlane_operator::build::{Plan, config};
-use shardlane_operator::identity::Identity;
-use shardlane_operator::images::Images;
 use shardlane_runtime::config::ServiceConfig;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::process::{Child, Command};
 
 use crate::{free_ports, setting, until};
 
-/// A service: configured as the operator would, prepared by the mover, with databases of its own.
+/// A service: configured, prepared by the mover, with databases of its own.
 pub struct PlainService {
     /// What its processes read.
     pub config: ServiceConfig,
@@ -77,18 +71,9 @@ impl std::str::FromStr for Point {
 }
 
 impl PlainService {
-    /// Makes a service of a SignupShard's spec; `name` is unique to the test.
-    pub async fn prepare(name: &str, mut spec: serde_json::Value) -> Result<Self> {
-        spec["kafka"] = serde_json::json!({ "external": { "bootstrapServers": setting("SHARDLANE_TEST_KAFKA")? } });
-        spec["postgres"] = serde_json::json!({ "external": { "shards": [] } });
-        let partitions = u32::try_from(spec["partitions"].as_u64().context("partitions")?)?;
-        let mut service = SignupShard::new(name, serde_json::from_value(spec)?);
-        service.metadata =
-            ObjectMeta { uid: Some("test".to_owned()), namespace: Some("test".to_owned()), ..service.metadata };
-        // Kept until the next run: a test that failed is explained by its logs.
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/servers").join(name);
+    /// Makes a service. Its files are kept in the folder until the next run: a run that failed is explained by its logs.
+    pub async fn configured(folder: PathBuf, mut config: ServiceConfig, partitions: u32) -> Result<Self> {
         let _ = std::fs::remove_dir_all(&folder);
-        let mut config = service_config(&service, partitions)?;
         // Ports that differ in their last digit stand for the pods' names.
         let worker_ports = free_ports()?;
         config.worker_url = format!("http://127.0.0.1:{}{{partition}}", worker_ports / 10);
@@ -100,9 +85,7 @@ impl PlainService {
 
     async fn write_files(&self) -> Result<()> {
         for partition in 0..self.partitions {
-            let mut admin = PgConnection::connect(&setting("SHARDLANE_TEST_POSTGRES")?).await?;
-            let statement = format!("CREATE DATABASE \"{}\"", self.database(partition));
-            sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut admin).await?;
+            administer(format!("CREATE DATABASE \"{}\"", self.database(partition))).await?;
             let shard = self.folder.join("shards").join(partition.to_string());
             std::fs::create_dir_all(&shard)?;
             std::fs::write(shard.join("uri"), self.uri(partition)?)?;
@@ -112,14 +95,28 @@ impl PlainService {
 
     /// Writes the configuration that processes read at their start.
     pub fn write_config(&self) -> Result<()> {
-        Ok(std::fs::write(self.folder.join("service.yaml"), serde_yaml::to_string(&self.config)?)?)
+        Ok(std::fs::write(self.config_file(), serde_yaml::to_string(&self.config)?)?)
+    }
+
+    /// The file that its processes read.
+    pub fn config_file(&self) -> PathBuf {
+        self.folder.join("service.yaml")
+    }
+
+    /// Throws its databases away; whatever is connected to them loses its connection.
+    pub async fn drop_shards(&self) -> Result<()> {
+        for partition in 0..self.partitions {
+            administer(format!("DROP DATABASE \"{}\" WITH (FORCE)", self.database(partition))).await?;
+        }
+        Ok(())
     }
 
     fn database(&self, partition: u32) -> String {
         format!("{}-{partition}", self.config.name)
     }
 
-    fn uri(&self, partition: u32) -> Result<String> {
+    /// A shard's address.
+    pub fn uri(&self, partition: u32) -> Result<String> {
         let admin = setting("SHARDLANE_TEST_POSTGRES")?;
         let server = admin.strip_suffix("/postgres").context("SHARDLANE_TEST_POSTGRES ends with /postgres")?;
         Ok(format!("{server}/{}", self.database(partition)))
@@ -130,14 +127,13 @@ impl PlainService {
         let schema = self.folder.join("schema.json");
         run("signup", &["schema", "--format=json", &format!("--output={}", schema.display())]).await?;
         let argument = |name: &str, value: &str| format!("--{name}={value}");
-        let path = |name: &str| self.folder.join(name).display().to_string();
         let arguments = [
             "init".to_owned(),
-            argument("config", &path("service.yaml")),
+            argument("config", &self.config_file().display().to_string()),
             argument("schema", &schema.display().to_string()),
             argument("plan-id", "first"),
             argument("partitions", &self.partitions.to_string()),
-            argument("shards", &path("shards")),
+            argument("shards", &self.folder.join("shards").display().to_string()),
         ];
         run("mover", &arguments.iter().map(String::as_str).collect::<Vec<_>>()).await
     }
@@ -187,7 +183,7 @@ impl PlainService {
         let probes = free_ports()?;
         program
             .arg(command)
-            .arg(format!("--config={}", self.folder.join("service.yaml").display()))
+            .arg(format!("--config={}", self.config_file().display()))
             .args([format!("--http-port={port}"), format!("--metrics-port={probes}")]);
         self.spawn(program, command, (port, probes), variables)
     }
@@ -206,7 +202,7 @@ impl PlainService {
         let (port, probes) = (free_ports()?, free_ports()?);
         dying.args([point.name(), signal, &pass.to_string()]);
         let variables = [
-            ("SHARDLANE_CONFIG", self.folder.join("service.yaml").display().to_string()),
+            ("SHARDLANE_CONFIG", self.config_file().display().to_string()),
             ("SHARDLANE_PARTITION", partition.to_string()),
             ("SHARDLANE_POSTGRES_URI", self.uri(partition)?),
             (HTTP_PORT, port.to_string()),
@@ -217,12 +213,13 @@ impl PlainService {
 
     /// Runs the sign-up program's `resume` for a slot of a partition, as a person would in the worker's container.
     pub async fn resume(&self, partition: u32, slot: u32) -> Result<()> {
-        let config = format!("--config={}", self.folder.join("service.yaml").display());
+        let config = format!("--config={}", self.config_file().display());
         let shard = format!("--postgres-uri={}", self.uri(partition)?);
         run("signup", &["resume", &config, &shard, &format!("--slot={slot}")]).await
     }
 
-    fn spawn(
+    /// Starts a program with its ports, for users and for probes.
+    pub fn spawn(
         &self,
         mut program: Command,
         name: &str,
@@ -310,7 +307,8 @@ impl Process {
         .await
     }
 
-    fn pid(&self) -> Result<u32> {
+    /// Its number, while it runs.
+    pub fn pid(&self) -> Result<u32> {
         self.child.id().context("it has ended")
     }
 
@@ -346,22 +344,9 @@ async fn run(name: &str, arguments: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// What the operator would tell the service's processes.
-fn service_config(service: &SignupShard, partitions: u32) -> Result<ServiceConfig> {
-    let names = Names {
-        service: service.metadata.name.clone().context("name")?,
-        namespace: "test".to_owned(),
-        kind: "SignupShard".to_owned(),
-        owner: kube::Resource::controller_owner_ref(service, &()).context("owner")?,
-    };
-    let identity = Identity {
-        service_id: uuid::Uuid::new_v4().to_string(),
-        partitions,
-        max_partitions: service.spec.service.max_partitions,
-        fixed: String::new(),
-        placed: false,
-    };
-    let images = Images { signup_image: String::new(), mover_image: String::new() };
-    let plan = Plan { service, names, identity, shards: Vec::new(), image: String::new(), images: &images };
-    Ok(config::service_config(&plan)?)
+/// Runs a statement that makes or drops a database.
+async fn administer(statement: String) -> Result<()> {
+    let mut admin = PgConnection::connect(&setting("SHARDLANE_TEST_POSTGRES")?).await?;
+    sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut admin).await?;
+    Ok(())
 }

@@ -1,0 +1,111 @@
+//! What a gateway takes, beside a handler that does nothing but await the same producer.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use shardlane_e2e::free_ports;
+use shardlane_e2e::plain::{PlainService, Process};
+use tokio::process::Command;
+
+use crate::load::{self, Load};
+use crate::report::{Row, Samples, Side, Target, Unit, percentile};
+use crate::stage::{PARTITION, Stage};
+use crate::usage::Usage;
+
+/// The load before the clock runs.
+const WARM_UP: Duration = Duration::from_secs(2);
+
+/// What came of a run.
+struct Taken {
+    rate: f64,
+    usage: Usage,
+}
+
+struct Fronts<'a> {
+    stage: &'a Stage,
+    service: PlainService,
+}
+
+/// All runs, as rows of the report.
+pub async fn measure(stage: &Stage) -> Result<Vec<Row>> {
+    // Without a worker: only what the gateway itself does is measured, and the worker takes no processor from it.
+    let alone = Fronts { stage, service: stage.service("gateway", None).await? };
+    let served = Fronts { stage, service: stage.service("gateway-waiting", None).await? };
+    let acknowledging = alone.compare("Gateway, acknowledging", true, Some(Target::Ratio(0.7))).await?;
+    let mut worker = served.service.worker(PARTITION).await?;
+    worker.ready().await?;
+    let waiting = served.compare("Gateway, waiting for the outcome", false, None).await?;
+    worker.kill().await?;
+    Ok(vec![acknowledging, waiting])
+}
+
+impl Fronts<'_> {
+    /// Both sides, taking turns.
+    async fn compare(&self, title: &str, acknowledge: bool, target: Option<Target>) -> Result<Row> {
+        let (mut ours, mut bare) = (Vec::new(), Vec::new());
+        let runs = self.stage.options.runs();
+        for run in 1..=runs {
+            let seed = run as u64 * 10 + u64::from(acknowledge);
+            let gateway = self.service.gateway(&[]).await?;
+            ours.push(self.load(&format!("{title} {run}/{runs}, ours"), gateway, acknowledge, seed).await?);
+            let gateway = self.bare_gateway().await?;
+            bare.push(self.load(&format!("{title} {run}/{runs}, bare"), gateway, acknowledge, seed + 5).await?);
+        }
+        Ok(Row {
+            name: title.to_owned(),
+            unit: Unit::PerSecond,
+            ours: side(&ours),
+            bare: Some(side(&bare)),
+            beside: "handler that awaits the same producer".to_owned(),
+            target,
+            notes: Vec::new(),
+        })
+    }
+
+    async fn bare_gateway(&self) -> Result<Process> {
+        let port = free_ports()?;
+        let mut bare = Command::new(std::env::current_exe()?);
+        bare.arg("bare-gateway").arg(format!("--port={port}"));
+        bare.arg(format!("--config={}", self.service.config_file().display()));
+        let gateway = self.service.spawn(bare, "bare-gateway", (port, port), &[])?;
+        gateway.ready().await?;
+        Ok(gateway)
+    }
+
+    async fn load(&self, title: &str, mut gateway: Process, acknowledge: bool, seed: u64) -> Result<Taken> {
+        self.stage.progress.doing(title);
+        self.stage.settle().await?;
+        let from = Instant::now() + WARM_UP;
+        let to = from + Duration::from_secs(if self.stage.options.quick { 3 } else { 8 });
+        let host = host(&gateway)?.to_owned();
+        let load = Load { host, connections: self.stage.options.connections, acknowledge, seed, from, to };
+        let parts = [("gateway", gateway.pid()?)];
+        let during = async {
+            tokio::time::sleep_until(from.into()).await;
+            let before = self.stage.servers.snapshot(&parts)?;
+            tokio::time::sleep_until(to.into()).await;
+            Ok(self.stage.servers.snapshot(&parts)?.since(&before))
+        };
+        let (loaded, usage) = tokio::try_join!(load::run(load.clone()), during)?;
+        loaded.check()?;
+        gateway.kill().await?;
+        let rate = loaded.rate(&load);
+        let of = |share| percentile(&loaded.times, share);
+        self.stage.progress.done(&format!("{title}: {rate:.0}/s, p50/p99 in ms: {:.2}/{:.2}", of(0.5), of(0.99)));
+        Ok(Taken { rate, usage })
+    }
+}
+
+fn host(gateway: &Process) -> Result<&str> {
+    gateway.url.strip_prefix("http://").context("the gateway's URL is not http")
+}
+
+fn side(all: &[Taken]) -> Side {
+    let samples = Samples(all.iter().map(|taken| taken.rate).collect());
+    Side {
+        rate: Some(samples.median()),
+        samples,
+        usage: Some(Usage::mean(&all.iter().map(|taken| taken.usage.clone()).collect::<Vec<_>>())),
+        waits: Vec::new(),
+    }
+}
