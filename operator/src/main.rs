@@ -40,6 +40,8 @@ enum Failure {
     Client(#[from] kube::Error),
     #[error("cannot serve probes or write files: {0}")]
     Io(#[from] std::io::Error),
+    #[error("cannot make an HTTP client: {0}")]
+    Http(#[from] reqwest::Error),
     #[error("cannot make metrics: {0}")]
     Metrics(#[from] prometheus::Error),
     #[error("cannot write the CRDs: {0}")]
@@ -69,7 +71,7 @@ async fn run(images: Images) -> Result<(), Failure> {
     let version = client.apiserver_version().await?;
     tracing::info!(kubernetes = version.git_version, "watching");
     let telemetry = Telemetry::new()?;
-    let context = Arc::new(Context::new(client, images, telemetry.clone()));
+    let context = Arc::new(Context::new(client, images, telemetry.clone())?);
     tokio::select! {
         () = controller::run::<SignupShard>(context) => Ok(()),
         served = telemetry.serve() => Ok(served?),

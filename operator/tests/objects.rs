@@ -6,7 +6,9 @@ use std::path::Path;
 
 use k8s_openapi::api::apps::v1::StatefulSet;
 use kube::Resource;
+use serde_json::{Value, json};
 use shardlane_config::ServiceConfig;
+use shardlane_operator::api::common::Durability;
 use shardlane_operator::api::crds;
 use shardlane_operator::api::signup_shard::SignupShard;
 use shardlane_operator::build::names::Names;
@@ -105,6 +107,27 @@ fn data_outlives_the_resource_unless_it_says_otherwise() {
     for kind in ["Cluster/", "ConfigMap/demo-identity"] {
         assert!(owned(&service, kind), "{kind} would stay");
     }
+}
+
+#[test]
+fn commits_wait_for_a_standby_as_the_spec_says() {
+    let cluster = |instances, durability| {
+        let mut service = sample();
+        let postgres = service.spec.service.postgres.cloud_native_pg.as_mut().unwrap();
+        postgres.instances = instances;
+        if let Some(durability) = durability {
+            postgres.durability = durability;
+        }
+        let found = objects(&service, 1).into_iter().find(|object| object.describe() == "Cluster/demo-shard-0");
+        let object = found.unwrap().object;
+        let quorum = object.metadata.annotations.unwrap_or_default().contains_key("alpha.cnpg.io/failoverQuorum");
+        (object.data["spec"]["postgresql"]["synchronous"].clone(), quorum)
+    };
+    let synchronous = |durability| json!({ "method": "any", "number": 1, "dataDurability": durability });
+    assert_eq!(cluster(1, None), (Value::Null, false), "a primary alone would wait for ever");
+    assert_eq!(cluster(2, None), (synchronous("required"), false));
+    assert_eq!(cluster(3, None), (synchronous("required"), true));
+    assert_eq!(cluster(3, Some(Durability::Preferred)), (synchronous("preferred"), false));
 }
 
 #[test]

@@ -38,10 +38,10 @@ async fn what_is_lost_comes_back_and_no_answer_with_it_is_lost() -> Result<()> {
     let mut trial = Trial::new(service).await?;
 
     let primary = trial.service.primary(0);
-    let lost = lose_pod(&client, NAMESPACE, &primary, PATIENCE);
+    let lost = Box::pin(lose_pod(&client, NAMESPACE, &primary, PATIENCE));
     trial.under_load("primary-lost", lost, Duration::ZERO).await?;
 
-    let lost = lose_pod(&client, "kafka", BROKER, PATIENCE);
+    let lost = Box::pin(lose_pod(&client, "kafka", BROKER, PATIENCE));
     trial.under_load("broker-lost", lost, Duration::ZERO).await?;
 
     let pod = pod_of(&client, NAMESPACE, &primary).await?;

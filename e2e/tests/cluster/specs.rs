@@ -20,6 +20,12 @@ fn service(name: &str, change: impl FnOnce(&mut Value)) -> Result<SignupShard> {
     Ok(SignupShard::new(name, serde_json::from_value(spec)?))
 }
 
+/// Standbys that nothing waits for.
+fn careless() -> Value {
+    let parameters = json!({ "synchronous_commit": "off" });
+    json!({ "cloudNativePG": { "instances": 2, "storage": { "size": "1Gi" }, "parameters": parameters } })
+}
+
 /// What is wrong with a spec.
 type Change = fn(&mut Value);
 
@@ -32,10 +38,11 @@ async fn bad_specs_are_refused_with_what_to_do() -> Result<()> {
     let client = Client::try_default().await?;
     let services = services(&client);
     let dry = PostParams { dry_run: true, ..PostParams::default() };
-    let cases: [(&str, Change, &str); 6] = [
+    let cases: [(&str, Change, &str); 7] = [
         ("none", |spec| spec["partitions"] = json!(0), "greater than or equal to 1"),
         ("too-many", |spec| spec["partitions"] = json!(25), "partitions is at most maxPartitions"),
         ("no-shards", |spec| spec["postgres"] = json!({}), "exactly one of cloudNativePG and external"),
+        ("careless", |spec| spec["postgres"] = careless(), "a failover would lose what was committed"),
         ("few-shards", |spec| spec["partitions"] = json!(2), "needs a Secret for each partition"),
         ("a.name", |_| {}, "only lower-case letters"),
         ("a-name-of-more-than-forty-characters-which-is-too-long", |_| {}, "at most 40 characters"),

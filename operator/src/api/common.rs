@@ -32,9 +32,18 @@ pub struct ServiceSpec {
     /// The HTTP front.
     #[serde(default)]
     pub gateway: GatewaySpec,
+    /// How long, in hours, shards keep what became of requests, so that a retry is answered the same; 0 for ever. At least as
+    /// long as the topic of requests keeps records.
+    #[serde(default = "default_outcome_retention_hours")]
+    pub outcome_retention_hours: u32,
     /// What becomes of databases and topics when this resource is deleted.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
+}
+
+/// A day longer than Kafka keeps records by default.
+fn default_outcome_retention_hours() -> u32 {
+    192
 }
 
 fn default_max_partitions() -> u32 {
@@ -96,13 +105,19 @@ pub struct PostgresSpec {
 }
 
 /// A CloudNativePG Cluster for each partition.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.parameters) || !('synchronous_commit' in self.parameters) || self.parameters['synchronous_commit'] in ['on', 'remote_write', 'remote_apply']")
+    .message("parameters.synchronous_commit is one of on, remote_write and remote_apply: with less, a failover would lose what was committed"))]
 pub struct CloudNativePgSpec {
-    /// Instances of each Cluster: a primary and its standbys.
+    /// Instances of each Cluster: a primary and its standbys. Two or more survive the loss of one.
     #[serde(default = "default_instances")]
     #[schemars(range(min = 1, max = 9))]
     pub instances: u32,
+    /// What goes first when, of two or more instances, no standby is there: `Required` never loses what was committed,
+    /// `Preferred` goes on.
+    #[serde(default)]
+    pub durability: Durability,
     /// The Postgres image; CloudNativePG's default if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_name: Option<String>,
@@ -118,6 +133,18 @@ pub struct CloudNativePgSpec {
 
 fn default_instances() -> u32 {
     1
+}
+
+/// What goes first when no standby is there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Durability {
+    /// A commit waits until a standby has it, however long. A failover loses nothing; without a standby, nothing is
+    /// written until one is back.
+    #[default]
+    Required,
+    /// A commit waits for a standby while one is healthy. Without one the primary goes on alone, and a failover then loses
+    /// what only it had.
+    Preferred,
 }
 
 /// A volume.

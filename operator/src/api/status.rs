@@ -63,6 +63,6 @@ pub enum Phase {
     Preparing,
     /// All partitions are ready.
     Running,
-    /// Some partitions are not ready.
+    /// Some partitions are not ready, or some slots are halted.
     Degraded,
 }

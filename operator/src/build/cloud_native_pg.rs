@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::Plan;
 use super::names::Component;
 use super::shards::ShardSource;
-use crate::api::common::DeletionPolicy;
+use crate::api::common::{CloudNativePgSpec, DeletionPolicy, Durability};
 use crate::kind::ServiceKind;
 
 /// The spec of a `postgresql.cnpg.io/v1` Cluster.
@@ -76,8 +76,23 @@ pub struct InitDb {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PostgresConfiguration {
     /// By name.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub parameters: BTreeMap<String, String>,
+    /// Whether a commit waits for standbys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub synchronous: Option<Synchronous>,
+}
+
+/// How a commit waits for standbys.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Synchronous {
+    /// `any` standbys, or the `first` ones.
+    pub method: String,
+    /// For how many.
+    pub number: u32,
+    /// `required`, or `preferred`.
+    pub data_durability: String,
 }
 
 /// What CloudNativePG says of a Cluster.
@@ -92,12 +107,16 @@ pub struct ClusterStatus {
     pub phase: Option<String>,
 }
 
+/// Of three instances or more, the one that a failover promotes need not be the one that has the last commit, unless
+/// CloudNativePG first asks enough of them. With two it needs nothing: the only standby has everything, or else the
+/// primary would not have committed. (CloudNativePG refuses this for two.)
+const FAILOVER_QUORUM: &str = "alpha.cnpg.io/failoverQuorum";
+
 /// The Cluster of a partition; `None` if its database is somebody else's.
 pub fn cluster<K: ServiceKind>(plan: &Plan<'_, K>, shard: &ShardSource) -> Option<Cluster> {
     let service = plan.service.service();
     let (name, postgres) = (shard.cluster.clone()?, service.postgres.cloud_native_pg.as_ref()?);
     let labels = plan.names.labels_of(Component::Shard, shard.partition);
-    let parameters = &postgres.parameters;
     let spec = ClusterSpec {
         instances: postgres.instances,
         image_name: postgres.image_name.clone(),
@@ -114,7 +133,7 @@ pub fn cluster<K: ServiceKind>(plan: &Plan<'_, K>, shard: &ShardSource) -> Optio
                 locale: "C".to_owned(),
             }),
         },
-        postgresql: (!parameters.is_empty()).then(|| PostgresConfiguration { parameters: parameters.clone() }),
+        postgresql: configuration(postgres),
         resources: postgres.resources.clone(),
         // Workers never leave, and come back by themselves: waiting only means three minutes without new connections.
         smart_shutdown_timeout: 1,
@@ -124,5 +143,22 @@ pub fn cluster<K: ServiceKind>(plan: &Plan<'_, K>, shard: &ShardSource) -> Optio
         DeletionPolicy::Retain => plan.names.lasting_meta(name, labels),
         DeletionPolicy::Delete => plan.names.meta(name, labels),
     };
+    if postgres.durability == Durability::Required && postgres.instances > 2 {
+        cluster.metadata.annotations = Some(BTreeMap::from([(FAILOVER_QUORUM.to_owned(), "true".to_owned())]));
+    }
     Some(cluster)
+}
+
+fn configuration(postgres: &CloudNativePgSpec) -> Option<PostgresConfiguration> {
+    let synchronous = (postgres.instances > 1).then(|| Synchronous {
+        // One, and no matter which: a slow or lost standby holds nothing up while another is there.
+        method: "any".to_owned(),
+        number: 1,
+        data_durability: match postgres.durability {
+            Durability::Required => "required".to_owned(),
+            Durability::Preferred => "preferred".to_owned(),
+        },
+    });
+    let parameters = postgres.parameters.clone();
+    (synchronous.is_some() || !parameters.is_empty()).then_some(PostgresConfiguration { parameters, synchronous })
 }

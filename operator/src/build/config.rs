@@ -32,6 +32,8 @@ pub fn service_config<K: ServiceKind>(plan: &Plan<'_, K>) -> Result<ServiceConfi
             workers = names.workers(),
             namespace = names.namespace,
         ),
+        outcome_retention_ms: (spec.outcome_retention_hours > 0)
+            .then(|| u64::from(spec.outcome_retention_hours) * 3_600_000),
         settings: plan.service.settings()?,
     })
 }

@@ -12,6 +12,9 @@ pub const PARTITION: &str = "shardlane.dev/partition";
 /// Label of the service's kind, since services of two kinds may share a name.
 pub const KIND: &str = "shardlane.dev/kind";
 
+/// The label that says what an object is a part of.
+const COMPONENT: &str = "app.kubernetes.io/component";
+
 /// What a part of a service does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Component {
@@ -28,6 +31,11 @@ pub enum Component {
 }
 
 impl Component {
+    /// Whether an object with these labels is a part of it.
+    pub fn is_of(self, labels: &BTreeMap<String, String>) -> bool {
+        labels.get(COMPONENT).is_some_and(|label| label == self.label())
+    }
+
     fn label(self) -> &'static str {
         match self {
             Self::Worker => "worker",
@@ -94,7 +102,7 @@ impl Names {
         BTreeMap::from([
             label("app.kubernetes.io/name", "shardlane"),
             label("app.kubernetes.io/instance", &self.service),
-            label("app.kubernetes.io/component", component.label()),
+            label(COMPONENT, component.label()),
             label(KIND, &self.kind),
         ])
     }

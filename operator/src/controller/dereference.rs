@@ -6,11 +6,12 @@ use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
 use kube::api::{ListParams, PostParams};
-use kube::{Api, Client};
+use kube::{Api, Client, ResourceExt};
 
+use super::workers::{self, WorkerStatus};
 use crate::build::cloud_native_pg::Cluster;
 use crate::build::config::short_hash;
-use crate::build::names::Names;
+use crate::build::names::{Component, Names};
 use crate::build::shards::ShardSource;
 use crate::identity::{BrokenIdentity, Identity};
 
@@ -31,6 +32,8 @@ pub struct Found {
     pub jobs: BTreeMap<String, Job>,
     /// Pods of the service.
     pub pods: Vec<Pod>,
+    /// What workers say of themselves, by the pod's name; those that do not answer are not among them.
+    pub statuses: BTreeMap<String, WorkerStatus>,
 }
 
 /// A Secret, without what is in it.
@@ -58,7 +61,12 @@ pub async fn record(client: &Client, names: &Names, map: &ConfigMap) -> kube::Re
 }
 
 /// Reads everything else.
-pub async fn dereference(client: &Client, names: &Names, shards: &[ShardSource]) -> kube::Result<Found> {
+pub async fn dereference(
+    client: &Client,
+    http: &reqwest::Client,
+    names: &Names,
+    shards: &[ShardSource],
+) -> kube::Result<Found> {
     let selected = ListParams::default().labels(&names.all());
     let secrets: Api<Secret> = Api::namespaced(client.clone(), &names.namespace);
     let mut found = Found::default();
@@ -83,6 +91,8 @@ pub async fn dereference(client: &Client, names: &Names, shards: &[ShardSource])
     let gateways: Api<Deployment> = Api::namespaced(client.clone(), &names.namespace);
     found.gateway = gateways.get_opt(&names.gateway()).await?;
     found.pods = list(client, names, &selected).await?;
+    let is_worker = |pod: &&Pod| Component::Worker.is_of(pod.labels());
+    found.statuses = workers::ask(http, found.pods.iter().filter(is_worker)).await;
     Ok(found)
 }
 

@@ -1,9 +1,11 @@
 //! The controller: one for each kind, all the same. Reads, decides, builds, applies, says what it found.
 
 pub mod apply;
+mod complaints;
 pub mod dereference;
 pub mod status;
 pub mod validate;
+pub mod workers;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,13 +29,17 @@ use crate::images::Images;
 use crate::kind::ServiceKind;
 use crate::telemetry::Telemetry;
 use dereference::{Found, dereference};
-use status::{Facts, status};
+use status::{Change, Facts, changes, status};
 use validate::Obstacle;
 
 /// How often a service that waits is looked at besides what watches tell: Clusters and Secrets are not watched.
 const WHILE_WAITING: Duration = Duration::from_secs(3);
 /// How often a service is looked at when all is well.
-const WHEN_SETTLED: Duration = Duration::from_secs(300);
+///
+/// Nothing tells when a worker halts a slot, so this is how long it may take until somebody is told.
+const WHEN_SETTLED: Duration = Duration::from_secs(30);
+/// The most bytes that the API server takes as an event's note.
+const LONGEST_NOTE: usize = 1024;
 
 /// What a controller needs.
 pub struct Context {
@@ -41,15 +47,18 @@ pub struct Context {
     pub client: Client,
     /// This release's images.
     pub images: Images,
+    /// Asks workers.
+    http: reqwest::Client,
     telemetry: Telemetry,
     recorder: Recorder,
 }
 
 impl Context {
     /// A context of this operator.
-    pub fn new(client: Client, images: Images, telemetry: Telemetry) -> Self {
+    pub fn new(client: Client, images: Images, telemetry: Telemetry) -> reqwest::Result<Self> {
         let reporter = Reporter { controller: "shardlane".to_owned(), instance: None };
-        Self { recorder: Recorder::new(client.clone(), reporter), client, images, telemetry }
+        let recorder = Recorder::new(client.clone(), reporter);
+        Ok(Self { recorder, http: workers::client()?, client, images, telemetry })
     }
 }
 
@@ -183,7 +192,7 @@ async fn run_turn<K: ServiceKind>(
     let client = &context.client;
     let mut identity = identity;
     let mut shards = shards::sources(names, &service.service().postgres, identity.partitions);
-    let found = dereference(client, names, &shards).await?;
+    let found = dereference(client, &context.http, names, &shards).await?;
     for shard in &mut shards {
         shard.version = found.secrets.get(&shard.secret).map(|secret| secret.version.clone());
     }
@@ -234,7 +243,7 @@ fn image_of<K: ServiceKind>(service: &K, images: &Images) -> String {
     named.unwrap_or_else(|| default_image(service, images).to_owned())
 }
 
-/// Writes the status if it has changed, and tells of a change for better or worse.
+/// Writes the status if it has changed, and tells of changes for better or worse.
 async fn report<K: ServiceKind>(
     context: &Context,
     service: &K,
@@ -247,21 +256,11 @@ async fn report<K: ServiceKind>(
     let api: Api<K> = Api::namespaced(context.client.clone(), &names.namespace);
     let patch = json!({ "status": now });
     api.patch_status(&names.service, &PatchParams::apply(MANAGER), &Patch::Merge(&patch)).await?;
-    let reason_in = |status: &ServiceStatus| {
-        let ready = status.conditions.iter().find(|condition| condition.type_ == "Ready")?;
-        Some((ready.reason.clone(), ready.message.clone(), ready.status == "True"))
-    };
-    let Some((reason, message, ready)) = reason_in(&now) else { return Ok(()) };
-    if service.status().and_then(reason_in).is_some_and(|(last, _, _)| last == reason) {
-        return Ok(());
+    for Change { warning, reason, note } in changes(service.status(), &now) {
+        let note = note.get(..note.floor_char_boundary(LONGEST_NOTE)).map(str::to_owned);
+        let type_ = if warning { EventType::Warning } else { EventType::Normal };
+        let event = Event { type_, reason, note, action: "Reconcile".to_owned(), secondary: None };
+        context.recorder.publish(&event, &service.object_ref(&())).await?;
     }
-    let event = Event {
-        type_: if ready || now.phase != Phase::Degraded { EventType::Normal } else { EventType::Warning },
-        reason,
-        note: Some(if ready { format!("{} partitions are ready", now.replicas) } else { message }),
-        action: "Reconcile".to_owned(),
-        secondary: None,
-    };
-    context.recorder.publish(&event, &service.object_ref(&())).await?;
     Ok(())
 }

@@ -6,10 +6,11 @@ use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use shardlane_config::initial_owner;
 
+use super::complaints::{SLOT_HALTED, complaint};
 use super::dereference::Found;
 use super::validate::Obstacle;
 use crate::api::status::{PartitionStatus, Phase, ServiceStatus};
-use crate::build::names::Names;
+use crate::build::names::{Component, Names};
 use crate::build::shards::ShardSource;
 use crate::identity::Identity;
 
@@ -44,8 +45,11 @@ pub fn status(facts: &Facts<'_>, last: Option<&ServiceStatus>) -> ServiceStatus 
     let replicas = u32::try_from(partitions.len()).unwrap_or(u32::MAX);
     let ready_replicas = u32::try_from(partitions.iter().filter(|p| p.ready).count()).unwrap_or(u32::MAX);
     let waiting = facts.obstacle.clone().or_else(|| waiting(facts, &partitions));
+    let complaint = complaint(facts, last);
+    let halted = complaint.as_ref().is_some_and(|complaint| complaint.reason == SLOT_HALTED);
     let was_ready = last.is_some_and(|last| matches!(last.phase, Phase::Running | Phase::Degraded));
     let phase = match &waiting {
+        None if halted => Phase::Degraded,
         None => Phase::Running,
         Some(_) if was_ready => Phase::Degraded,
         Some(obstacle) if obstacle.passes => Phase::Preparing,
@@ -62,13 +66,20 @@ pub fn status(facts: &Facts<'_>, last: Option<&ServiceStatus>) -> ServiceStatus 
         image: facts.image.map(str::to_owned),
         partitions,
     };
-    status.conditions = conditions(facts, waiting, last);
+    status.conditions = conditions(facts, waiting, complaint, last);
     status
 }
 
-fn conditions(facts: &Facts<'_>, waiting: Option<Obstacle>, last: Option<&ServiceStatus>) -> Vec<Condition> {
+fn conditions(
+    facts: &Facts<'_>,
+    waiting: Option<Obstacle>,
+    complaint: Option<Obstacle>,
+    last: Option<&ServiceStatus>,
+) -> Vec<Condition> {
     let progressing = waiting.as_ref().filter(|obstacle| obstacle.passes);
-    let degraded = waiting.as_ref().filter(|obstacle| !obstacle.passes).or(facts.unfulfilled.as_ref());
+    let halted = complaint.as_ref().filter(|complaint| complaint.reason == SLOT_HALTED);
+    let broken = waiting.as_ref().filter(|obstacle| !obstacle.passes).or(halted);
+    let degraded = broken.or(facts.unfulfilled.as_ref()).or(complaint.as_ref());
     let condition = |type_: &str, status: bool, (reason, message): (&str, &str)| {
         let status = if status { "True" } else { "False" };
         let before = last.and_then(|last| last.conditions.iter().find(|c| c.type_ == type_ && c.status == status));
@@ -84,11 +95,11 @@ fn conditions(facts: &Facts<'_>, waiting: Option<Obstacle>, last: Option<&Servic
     let why = |obstacle: &Obstacle| (obstacle.reason, obstacle.message.clone());
     let ready = waiting.as_ref().map_or(("AllPartitionsReady", String::new()), why);
     let moving = progressing.map_or(("Settled", String::new()), why);
-    let broken = degraded.map_or(("AsExpected", String::new()), why);
+    let worse = degraded.map_or(("AsExpected", String::new()), why);
     vec![
         condition("Ready", waiting.is_none(), (ready.0, &ready.1)),
         condition("Progressing", progressing.is_some(), (moving.0, &moving.1)),
-        condition("Degraded", degraded.is_some(), (broken.0, &broken.1)),
+        condition("Degraded", degraded.is_some(), (worse.0, &worse.1)),
     ]
 }
 
@@ -99,15 +110,13 @@ fn waiting(facts: &Facts<'_>, partitions: &[PartitionStatus]) -> Option<Obstacle
     // A service that runs is not held up by a Job that only looks whether anything is missing.
     let running = !partitions.is_empty() && partitions.iter().all(|partition| partition.ready);
     if !running && prepared.and_then(|status| status.succeeded).unwrap_or(0) == 0 {
-        let Some(error) = last_words(facts, "init") else {
+        let Some(error) = last_words(facts, |pod| Component::Init.is_of(pod.labels())) else {
             return obstacle("Preparing", "the init Job makes topics, tables and slots".to_owned(), true);
         };
         return obstacle("InitFailed", format!("the init Job says: {error}"), false);
     }
     if let Some(down) = partitions.iter().find(|partition| !partition.ready) {
-        let words = last_words(facts, "worker").map(|words| format!(", and said: {words}")).unwrap_or_default();
-        let message = format!("the worker {} is not ready{words}; its /readyz and its log say why", down.worker);
-        return obstacle("WorkerNotReady", message, words.is_empty());
+        return Some(not_ready(facts, down));
     }
     let ready = facts.found.gateway.as_ref().and_then(|gateway| gateway.status.as_ref()?.ready_replicas).unwrap_or(0);
     if ready.unsigned_abs() < facts.gateways {
@@ -117,14 +126,26 @@ fn waiting(facts: &Facts<'_>, partitions: &[PartitionStatus]) -> Option<Obstacle
     None
 }
 
-/// What a container of a component said when it last failed, if it has not come back since.
-fn last_words(facts: &Facts<'_>, component: &str) -> Option<String> {
-    let pods = facts
-        .found
-        .pods
-        .iter()
-        .filter(|pod| pod.labels().get("app.kubernetes.io/component").is_some_and(|found| found == component));
-    pods.filter_map(words_of).next()
+/// A worker that is not ready, in its own words if it has any.
+fn not_ready(facts: &Facts<'_>, down: &PartitionStatus) -> Obstacle {
+    let obstacle = |message, passes| Obstacle { reason: "WorkerNotReady", message, passes };
+    let worker = &down.worker;
+    // One that answers has outlived whatever it said before it last failed.
+    if let Some(reason) = facts.found.statuses.get(worker).and_then(|status| status.waiting_for.as_ref()) {
+        return obstacle(format!("the worker {worker} waits: {reason}"), true);
+    }
+    match last_words(facts, |pod| pod.name_any() == *worker) {
+        Some(words) => {
+            let message = format!("the worker {worker} is not ready, and said: {words}; its log says more");
+            obstacle(message, false)
+        }
+        None => obstacle(format!("the worker {worker} is not ready; its /readyz and its log say why"), true),
+    }
+}
+
+/// What a container of these pods said when it last failed, if it has not come back since.
+fn last_words(facts: &Facts<'_>, these: impl Fn(&Pod) -> bool) -> Option<String> {
+    facts.found.pods.iter().filter(|pod| these(pod)).filter_map(words_of).next()
 }
 
 fn words_of(pod: &Pod) -> Option<String> {
@@ -181,19 +202,40 @@ fn ranges(slots: &[u32]) -> String {
         .join(",")
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn slots_are_shown_as_ranges() {
-        assert_eq!(ranges(&[0, 1, 2, 3, 7, 9, 10]), "0-3,7,9-10");
-        assert_eq!(ranges(&[]), "");
-    }
-
-    #[test]
-    fn the_last_log_line_is_the_summary() {
-        assert_eq!(summary("noise\n{\"message\":\"no such topic\",\"level\":\"ERROR\"}\n\n"), "no such topic");
-        assert_eq!(summary("plain words"), "plain words");
-    }
+/// Something that changed, to be told as an event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// Whether it is for the worse.
+    pub warning: bool,
+    /// The condition's reason.
+    pub reason: String,
+    /// What happened.
+    pub note: String,
 }
+
+/// What to tell of a new status: whether the service is ready, and what else somebody should look at.
+pub fn changes(last: Option<&ServiceStatus>, now: &ServiceStatus) -> Vec<Change> {
+    let find = |status: &ServiceStatus, type_| status.conditions.iter().find(|c| c.type_ == type_).cloned();
+    let reason = |type_| last.and_then(|last| find(last, type_)).map(|condition| condition.reason);
+    let degraded = find(now, "Degraded").filter(|condition| condition.status == "True");
+    let mut changes = Vec::new();
+    if let Some(ready) = find(now, "Ready").filter(|ready| reason("Ready").as_ref() != Some(&ready.reason)) {
+        let well = ready.status == "True";
+        let broken = degraded.as_ref().is_some_and(|degraded| degraded.reason == ready.reason);
+        changes.push(Change {
+            warning: !well && (broken || now.phase == Phase::Degraded),
+            note: if well { format!("{} partitions are ready", now.replicas) } else { ready.message },
+            reason: ready.reason,
+        });
+    }
+    if let Some(degraded) = degraded
+        && reason("Degraded").as_ref() != Some(&degraded.reason)
+        && changes.iter().all(|change| change.reason != degraded.reason)
+    {
+        changes.push(Change { warning: true, reason: degraded.reason, note: degraded.message });
+    }
+    changes
+}
+
+#[cfg(test)]
+mod tests;
