@@ -7,7 +7,7 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{ConnectOptions, PgConnection, PgPool};
 
 /// Longest that one step on a shard may take before the loop starts anew.
-pub const STEP: Duration = Duration::from_secs(30);
+pub const STEP: Duration = Duration::from_secs(15);
 
 /// How to reach a shard. Its `Debug` shows no password.
 #[derive(Clone)]
@@ -35,7 +35,7 @@ impl ShardAddress {
                     // The server frees the fence row of a worker that is cut off in the middle of a batch.
                     ("idle_in_transaction_session_timeout", "10s"),
                     ("tcp_user_timeout", "10s"),
-                    ("statement_timeout", "25s"),
+                    ("statement_timeout", "12s"),
                     // Short statements: compiling one would take longer than running it.
                     ("jit", "off"),
                 ])
@@ -62,7 +62,7 @@ pub async fn within<T, E: From<sqlx::Error>>(step: impl Future<Output = Result<T
     match tokio::time::timeout(STEP, step).await {
         Ok(result) => result,
         Err(_) => {
-            let error = std::io::Error::new(std::io::ErrorKind::TimedOut, "Postgres has not answered for 30 seconds");
+            let error = std::io::Error::new(std::io::ErrorKind::TimedOut, "Postgres has not answered for 15 seconds");
             Err(sqlx::Error::Io(error).into())
         }
     }

@@ -23,6 +23,9 @@ pub fn client(kafka: &KafkaConfig, client_id: &str) -> ClientConfig {
         .set("client.id", client_id)
         // A restarted broker is found again at once, and not after the ten seconds that the library may take.
         .set("reconnect.backoff.max.ms", "1000")
+        // A connection over a network that is cut says nothing; the defaults are a minute and half a minute.
+        .set("socket.timeout.ms", "10000")
+        .set("socket.connection.setup.timeout.ms", "5000")
         .set("socket.keepalive.enable", "true");
     config
 }

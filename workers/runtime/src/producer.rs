@@ -1,9 +1,9 @@
 //! Publishing many records and waiting for all of them at once: awaiting one by one gives about ninety a second.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
 use rdkafka::client::ClientContext;
@@ -39,14 +39,47 @@ impl Outgoing {
     }
 }
 
-/// A producer whose deliveries are awaited in numbers.
+/// How long nothing may be acknowledged before the client is made anew: librdkafka 2.12 can lose all brokers for good when
+/// one that restarts answers with an empty list (librdkafka issue 5301).
+const STALL: Duration = Duration::from_secs(10);
+
+/// A producer whose deliveries are awaited in numbers. A client that gets nothing through is replaced; what it had not
+/// confirmed is told as failed.
 #[derive(Clone)]
 pub struct Producer {
-    inner: Arc<ThreadedProducer<Deliveries>>,
+    config: ClientConfig,
+    current: Arc<Mutex<Client>>,
+}
+
+#[derive(Clone)]
+struct Client {
+    library: Arc<ThreadedProducer<Deliveries>>,
+    progress: Arc<Progress>,
+}
+
+/// When the broker last confirmed something.
+struct Progress {
+    began: Instant,
+    last_ms: AtomicU64,
+}
+
+impl Progress {
+    fn now(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn made(&self) {
+        self.last_ms.store(self.now(), Ordering::Relaxed);
+    }
+
+    fn stalled_since(&self, start: u64) -> bool {
+        let last = self.last_ms.load(Ordering::Relaxed).max(start);
+        self.now().saturating_sub(last) >= u64::try_from(STALL.as_millis()).unwrap_or(u64::MAX)
+    }
 }
 
 /// Where the library's thread says how a record fared.
-struct Deliveries;
+struct Deliveries(Arc<Progress>);
 
 /// Whoever waits for a record.
 enum Waiter {
@@ -78,7 +111,10 @@ impl ProducerContext for Deliveries {
 
     fn delivery(&self, result: &DeliveryResult<'_>, waiter: Self::DeliveryOpaque) {
         let result = match result {
-            Ok(message) => Ok(Delivered { slot: message.partition().unsigned_abs(), offset: message.offset() }),
+            Ok(message) => {
+                self.0.made();
+                Ok(Delivered { slot: message.partition().unsigned_abs(), offset: message.offset() })
+            }
             Err((error, _)) => Err(error.clone()),
         };
         match *waiter {
@@ -110,23 +146,51 @@ fn too_large(error: &KafkaError) -> bool {
 impl Producer {
     /// A producer with this configuration.
     pub fn new(config: &ClientConfig) -> KafkaResult<Self> {
-        Ok(Self { inner: Arc::new(ThreadedProducer::from_config_and_context(config, Deliveries)?) })
+        Ok(Self { config: config.clone(), current: Arc::new(Mutex::new(Client::new(config)?)) })
+    }
+
+    fn client(&self) -> Client {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Replaces a client that gets nothing through, unless somebody has done so already.
+    fn renew(&self, stalled: &Client) {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if !Arc::ptr_eq(&current.library, &stalled.library) {
+            return;
+        }
+        match Client::new(&self.config) {
+            Ok(fresh) => {
+                tracing::warn!("Kafka has confirmed nothing for {} s; connecting anew", STALL.as_secs());
+                let old = std::mem::replace(&mut *current, fresh);
+                // Ending a client waits for its threads.
+                std::thread::spawn(move || drop(old));
+            }
+            Err(error) => tracing::warn!(%error, "cannot make a new Kafka client"),
+        }
     }
 
     /// Publishes all records, in order within each partition, and returns once all are acknowledged or refused. Gives
     /// the places of those that were refused, and why.
     async fn fly(&self, records: &[Outgoing]) -> Vec<(usize, KafkaError)> {
+        let client = self.client();
+        let start = client.progress.now();
         let flight = Arc::new(Flight::default());
         // Held by this call until all are handed over, so that it cannot reach zero before.
         flight.under_way.store(1, Ordering::Release);
         for (at, record) in records.iter().enumerate() {
             flight.under_way.fetch_add(1, Ordering::AcqRel);
-            if let Err(error) = self.hand_over(record, Waiter::Flight(Arc::clone(&flight), at)).await {
+            if let Err(error) = client.hand_over(record, Waiter::Flight(Arc::clone(&flight), at), start).await {
                 flight.land(Some((at, error)));
             }
         }
         flight.land(None);
-        flight.landed.notified().await;
+        while tokio::time::timeout(STALL / 10, flight.landed.notified()).await.is_err() {
+            if client.progress.stalled_since(start) {
+                self.renew(&client);
+                return vec![(0, KafkaError::MessageProduction(RDKafkaErrorCode::MessageTimedOut))];
+            }
+        }
         flight.failures.lock().map(|mut failures| std::mem::take(&mut *failures)).unwrap_or_default()
     }
 
@@ -137,18 +201,39 @@ impl Producer {
 
     /// Publishes one record and says where it landed.
     pub async fn publish(&self, record: &Outgoing) -> KafkaResult<Delivered> {
+        let client = self.client();
+        let start = client.progress.now();
         let (sender, receiver) = oneshot::channel();
-        self.hand_over(record, Waiter::One(sender)).await?;
-        receiver.await.unwrap_or(Err(KafkaError::Canceled))
+        client.hand_over(record, Waiter::One(sender), start).await?;
+        let delivered = receiver.await.unwrap_or(Err(KafkaError::Canceled));
+        if delivered.as_ref().is_err_and(|error| !too_large(error)) && client.progress.stalled_since(0) {
+            self.renew(&client);
+        }
+        delivered
     }
 
-    /// Hands a record to the library, waiting while its queue is full.
-    async fn hand_over(&self, record: &Outgoing, waiter: Waiter) -> KafkaResult<()> {
+    /// Waits for what is under way, so that a process that ends loses nothing that it took.
+    pub fn flush(&self, patience: Duration) -> KafkaResult<()> {
+        self.client().library.flush(patience)
+    }
+}
+
+impl Client {
+    fn new(config: &ClientConfig) -> KafkaResult<Self> {
+        let progress = Arc::new(Progress { began: Instant::now(), last_ms: AtomicU64::new(0) });
+        let library = ThreadedProducer::from_config_and_context(config, Deliveries(Arc::clone(&progress)))?;
+        Ok(Self { library: Arc::new(library), progress })
+    }
+
+    /// Hands a record to the library, waiting while its queue is full and something gets through.
+    async fn hand_over(&self, record: &Outgoing, waiter: Waiter, start: u64) -> KafkaResult<()> {
         let mut waiter = Box::new(waiter);
         loop {
-            match self.inner.send(base_record(record, waiter)) {
+            match self.library.send(base_record(record, waiter)) {
                 Ok(()) => return Ok(()),
-                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), refused)) => {
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), refused))
+                    if !self.progress.stalled_since(start) =>
+                {
                     waiter = refused.delivery_opaque;
                     // The library says nothing when there is room again; deliveries free it within its linger.
                     tokio::time::sleep(Duration::from_millis(2)).await;
@@ -156,11 +241,6 @@ impl Producer {
                 Err((error, _)) => return Err(error),
             }
         }
-    }
-
-    /// Waits for what is under way, so that a process that ends loses nothing that it took.
-    pub fn flush(&self, patience: Duration) -> KafkaResult<()> {
-        self.inner.flush(patience)
     }
 }
 

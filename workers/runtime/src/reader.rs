@@ -14,7 +14,7 @@ use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::{BorrowedMessage, Message};
-use rdkafka::{Offset, Statistics, TopicPartitionList};
+use rdkafka::{ClientConfig, Offset, Statistics, TopicPartitionList};
 use shardlane_config::{KafkaConfig, TopicConfig};
 use shardlane_topic_id::Described;
 use tokio::sync::mpsc as tokio_mpsc;
@@ -61,13 +61,14 @@ impl Reader {
     pub fn start(config: &KafkaConfig, name: &str, topic: &TopicConfig, metrics: Arc<Metrics>) -> KafkaResult<Self> {
         let mut config = kafka::consumer(config, name);
         config.set("statistics.interval.ms", "2000");
-        let context = Watch { topic: topic.name.clone(), metrics };
-        let consumer = BaseConsumer::from_config_and_context(&config, context)?;
+        let consumer = connect(&config, &topic.name, &metrics)?;
         let (orders, inbox) = mpsc::channel();
         let (outbox, reads) = tokio_mpsc::channel(1);
         let hungry = Arc::new(AtomicBool::new(false));
         let thread = ReaderThread {
             consumer,
+            config,
+            metrics,
             topic: topic.name.clone(),
             width: topic.partitions,
             known: Described { id: None, partitions: usize::MAX },
@@ -138,8 +139,14 @@ pub(crate) struct Reading {
     pub(crate) look_back: Option<Memory>,
 }
 
+fn connect(config: &ClientConfig, topic: &str, metrics: &Arc<Metrics>) -> KafkaResult<BaseConsumer<Watch>> {
+    BaseConsumer::from_config_and_context(config, Watch { topic: topic.to_owned(), metrics: Arc::clone(metrics) })
+}
+
 struct ReaderThread {
     consumer: BaseConsumer<Watch>,
+    config: ClientConfig,
+    metrics: Arc<Metrics>,
     topic: String,
     /// How many slots there are.
     width: u32,
@@ -184,7 +191,10 @@ impl ReaderThread {
             Order::Assign { generation, standings } => {
                 self.generation = generation;
                 self.pending.clear();
-                let said = self.take_up(&standings).unwrap_or_else(|error| Read::Trouble(error.to_string()));
+                let said = self.take_up(&standings).unwrap_or_else(|error| {
+                    self.reconnect();
+                    Read::Trouble(error.to_string())
+                });
                 self.pending.push_back(said);
             }
             Order::Commit(positions) => {
@@ -194,6 +204,19 @@ impl ReaderThread {
                     tracing::debug!(%error, "offsets for Kafka's own tools were not written");
                 }
             }
+        }
+    }
+
+    /// Replaces a client that cannot answer: librdkafka 2.12 can lose all brokers for good when one that restarts answers
+    /// with an empty list (librdkafka issue 5301).
+    fn reconnect(&mut self) {
+        match connect(&self.config, &self.topic, &self.metrics) {
+            Ok(fresh) => {
+                let old = std::mem::replace(&mut self.consumer, fresh);
+                // Ending a client waits for its threads.
+                std::thread::spawn(move || drop(old));
+            }
+            Err(error) => tracing::warn!(%error, "cannot make a new Kafka client"),
         }
     }
 

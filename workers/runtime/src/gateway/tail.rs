@@ -36,15 +36,20 @@ pub fn tail(
     let mut config = kafka::consumer(config, &format!("{}-{part}", topic.name));
     // What is gone from a topic that is only followed need not be found again.
     config.set("auto.offset.reset", if start == Start::Beginning { "earliest" } else { "latest" });
-    let consumer: BaseConsumer = config.create()?;
+    // Whether a client can be made at all is known at once.
+    let mut consumer: Option<BaseConsumer> = Some(config.create()?);
     let (topic, health) = (topic.clone(), health.clone());
     let run = move || {
         let mut backoff = Backoff::default();
         loop {
-            match follow(&consumer, &topic, start, &mut on_record, || {
-                health.ready(part);
-                backoff.reset();
-            }) {
+            // A new client each time: one that has lost all brokers may never find them again (librdkafka issue 5301).
+            let followed = consumer.take().map_or_else(|| config.create(), Ok).and_then(|consumer| {
+                follow(&consumer, &topic, start, &mut on_record, || {
+                    health.ready(part);
+                    backoff.reset();
+                })
+            });
+            match followed {
                 Ok(never) => match never {},
                 Err(error) => health.waiting_for(part, format!("topic {}: {}", topic.name, with_causes(&error))),
             }
