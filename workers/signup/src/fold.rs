@@ -31,35 +31,35 @@ pub struct SignupPlan {
     pub later: Vec<Claim>,
 }
 
-/// Folds a batch. Requests of one name come in the order of the log, so the first here is the first there.
-pub fn fold(space: u32, requests: Vec<Accepted<Signup>>) -> SignupPlan {
-    let mut plan = SignupPlan::default();
-    // By name: where in `first` its claim is, and which later claims there are.
-    let mut names: HashMap<String, Name> = HashMap::with_capacity(requests.len());
+/// Folds a batch. Requests of one name come in the order of the log, so the first here is the first there. The claims come in
+/// the order of their names: Postgres then walks its index from left to right.
+pub fn fold(space: u32, mut requests: Vec<Accepted<Signup>>) -> SignupPlan {
+    // Stable, so that the order of the log stays within a name.
+    requests.sort_by(|one, other| one.request.username.cmp(&other.request.username));
+    let mut plan = SignupPlan { first: Vec::with_capacity(requests.len()), later: Vec::new() };
+    // Where the later claims on the name at hand are.
+    let mut later: HashMap<String, usize> = HashMap::new();
     for Accepted { slot, offset, timestamp, request: Signup { request_id, username } } in requests {
-        if let Some(name) = names.get_mut(&username) {
-            let known = &mut plan.first[name.first];
-            if known.request_id == request_id {
-                known.offset = offset;
-            } else if let Some(later) = name.later.get(&request_id) {
-                plan.later[*later].offset = offset;
-            } else {
-                name.later.insert(request_id.clone(), plan.later.len());
-                // A later claim makes no account, so it needs no id.
-                plan.later.push(Claim { slot, offset, id: String::new(), username, request_id });
+        match plan.first.last_mut() {
+            Some(first) if first.username == username => {
+                if first.request_id == request_id {
+                    first.offset = offset;
+                } else if let Some(known) = later.get(&request_id) {
+                    plan.later[*known].offset = offset;
+                } else {
+                    later.insert(request_id.clone(), plan.later.len());
+                    // A later claim makes no account, so it needs no id.
+                    plan.later.push(Claim { slot, offset, id: String::new(), username, request_id });
+                }
             }
-        } else {
-            let id = ksuid::of_record(space, slot, offset, timestamp);
-            names.insert(username.clone(), Name { first: plan.first.len(), later: HashMap::new() });
-            plan.first.push(Claim { slot, offset, id, username, request_id });
+            _ => {
+                later.clear();
+                let id = ksuid::of_record(space, slot, offset, timestamp);
+                plan.first.push(Claim { slot, offset, id, username, request_id });
+            }
         }
     }
     plan
-}
-
-struct Name {
-    first: usize,
-    later: HashMap<String, usize>,
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use shardlane_runtime::{ksuid, shard};
 use sqlx::{PgConnection, PgPool};
 
 use crate::fold::{SignupPlan, fold};
+use crate::tables::Trust;
 use crate::username::UsernameRules;
 use crate::wire::{Signup, parse};
 use crate::{reads, tables};
@@ -26,16 +27,17 @@ pub struct SignupSettings {
 }
 
 /// Usernames, unique across shards: a name's slot decides who has it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct SignupService {
     rules: UsernameRules,
     space: u32,
+    trust: Trust,
 }
 
 impl SignupService {
     /// The service with this id.
     pub fn new(settings: SignupSettings, service_id: &str) -> Self {
-        Self { rules: settings.usernames, space: ksuid::space_of(service_id) }
+        Self { rules: settings.usernames, space: ksuid::space_of(service_id), trust: Trust::default() }
     }
 }
 
@@ -66,7 +68,7 @@ impl Tables for SignupService {
     const PRUNED: &'static [&'static str] = &["refusal"];
 
     async fn apply(&self, tx: &mut PgConnection, batch: i64, plan: &SignupPlan) -> sqlx::Result<()> {
-        tables::apply(tx, batch, plan).await
+        tables::apply(tx, batch, plan, &self.trust).await
     }
 
     async fn outcomes(&self, shard: &mut PgConnection, range: BatchRange) -> sqlx::Result<Vec<Message>> {

@@ -58,11 +58,16 @@ impl UsernameRules {
     pub fn canonical(&self, name: &str) -> Result<String, BadUsername> {
         let canonical = match self.canonical_form {
             CanonicalForm::Exact => name.to_owned(),
+            // What the folding below comes to, without its tables.
+            CanonicalForm::NfkcCasefold if name.is_ascii() => name.to_ascii_lowercase(),
             CanonicalForm::NfkcCasefold => nfkc_casefold(name),
         };
-        let found = canonical.chars().count();
+        let found = if canonical.is_ascii() { canonical.len() } else { canonical.chars().count() };
         if found < self.min_length || found > self.max_length {
             return Err(BadUsername::Length { min: self.min_length, max: self.max_length, found });
+        }
+        if canonical.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+            return Ok(canonical);
         }
         // The canonical form of an unassigned character may change with the version of Unicode that assigns it, and
         // then one name would lie in two places.
@@ -132,6 +137,18 @@ mod tests {
         fn a_canonical_form_is_its_own(name in "\\PC{0,30}") {
             if let Ok(once) = folding().canonical(&name) {
                 prop_assert_eq!(folding().canonical(&once), Ok(once));
+            }
+        }
+    }
+
+    #[test]
+    fn ascii_is_folded_as_unicode_says() {
+        let rules = UsernameRules::default();
+        for byte in 0..=0x7f_u8 {
+            let name = char::from(byte).to_string();
+            match rules.canonical(&name) {
+                Ok(canonical) => assert_eq!(canonical, nfkc_casefold(&name)),
+                Err(error) => assert!(char::from(byte).is_control(), "{error}"),
             }
         }
     }
