@@ -62,11 +62,11 @@ impl<S: Service, E: Shard<S>> Shard<S> for Dying<E> {
         self.edge.begin().await
     }
 
-    async fn apply(&mut self, batch: i64, plan: &S::Plan) -> Result<(), ShardError> {
+    async fn apply(&mut self, batch: i64, plan: &S::Plan) -> Result<Vec<Outgoing>, ShardError> {
         self.edge.apply(batch, plan).await
     }
 
-    async fn bury(&mut self, batch: i64, dead: &[DeadLetter]) -> Result<(), ShardError> {
+    async fn bury(&mut self, batch: i64, dead: &[DeadLetter]) -> Result<Vec<Outgoing>, ShardError> {
         self.edge.bury(batch, dead).await
     }
 

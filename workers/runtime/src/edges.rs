@@ -73,11 +73,15 @@ pub trait Shard<S: Service>: Send {
     /// Begins a transaction and locks the fence. `None`: another worker has taken over.
     fn begin(&mut self) -> impl Future<Output = Result<Option<Fence>, ShardError>> + Send;
 
-    /// Writes the service's state and outcomes.
-    fn apply(&mut self, batch: i64, plan: &S::Plan) -> impl Future<Output = Result<(), ShardError>> + Send;
+    /// Writes the service's state and outcomes. Gives what is to be published of it.
+    fn apply(&mut self, batch: i64, plan: &S::Plan) -> impl Future<Output = Result<Vec<Outgoing>, ShardError>> + Send;
 
-    /// Stores dead letters, to be published with the batch.
-    fn bury(&mut self, batch: i64, dead: &[DeadLetter]) -> impl Future<Output = Result<(), ShardError>> + Send;
+    /// Stores dead letters. Gives what is to be published of them, with the batch.
+    fn bury(
+        &mut self,
+        batch: i64,
+        dead: &[DeadLetter],
+    ) -> impl Future<Output = Result<Vec<Outgoing>, ShardError>> + Send;
 
     /// Moves the slots over the batch's records. `false`: one of them does not stand where the batch begins.
     fn advance(&mut self, advances: &[Advance]) -> impl Future<Output = Result<bool, ShardError>> + Send;
@@ -132,7 +136,9 @@ pub trait Log: Send {
 pub struct Window {
     /// In the order in which they are published.
     pub records: Vec<Outgoing>,
-    /// The last batch among them.
+    /// The mark: the last batch before them.
+    pub after: i64,
+    /// The last batch among them; the mark itself if there is nothing to publish.
     pub to: i64,
     /// Whether there are batches after it.
     pub more: bool,
@@ -151,8 +157,8 @@ pub enum OutboxError {
 
 /// The relay's side of a shard.
 pub trait Outbox: Send {
-    /// What is committed and not yet published, as far as one window goes; of one snapshot. `None`: nothing.
-    fn window(&mut self) -> impl Future<Output = Result<Option<Window>, OutboxError>> + Send;
+    /// What is committed and not yet published, as far as one window goes; of one snapshot.
+    fn window(&mut self) -> impl Future<Output = Result<Window, OutboxError>> + Send;
 
     /// Notes that everything up to a batch is published.
     fn raise_mark(&mut self, batch: i64) -> impl Future<Output = Result<(), OutboxError>> + Send;

@@ -7,6 +7,7 @@
 pub mod addresses;
 pub mod database;
 pub mod edges;
+pub mod fresh;
 pub mod gateway;
 pub mod health;
 pub mod hint;

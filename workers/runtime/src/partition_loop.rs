@@ -10,10 +10,12 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 use crate::edges::{Clock, Log, Read, Shard, ShardError, TakeOver};
+use crate::fresh::Fresh;
 use crate::health::Health;
 use crate::intake::{Advance, DeadLetter, Intake, Keyspace, Positions, sort_out};
 use crate::metrics::Metrics;
 use crate::process::{Backoff, Shutdown};
+use crate::producer::Outgoing;
 use crate::record::{Batch, Record};
 use crate::service::{Rejection, Service};
 
@@ -40,6 +42,14 @@ pub struct PartitionLoop<S, H, L, C> {
     pub metrics: Arc<Metrics>,
     /// Wakes the relay.
     pub committed: Arc<Notify>,
+    /// What the relay is woken for.
+    pub fresh: Arc<Fresh>,
+}
+
+/// A transaction that was committed.
+struct Written {
+    number: i64,
+    records: Vec<Outgoing>,
 }
 
 /// Why the loop ended, but for a shutdown.
@@ -276,7 +286,7 @@ impl<S: Service, H: Shard<S>, L: Log, C: Clock> PartitionLoop<S, H, L, C> {
             }
         };
         match written {
-            Ok(number) => self.count(known, number, batch.len(), began, work),
+            Ok(written) => self.count(known, written, batch.len(), began, work),
             Err(Failure::Refused(rejection)) => self.search(known, &batch, rejection).await?,
             Err(failure) => return Err(failure),
         }
@@ -295,7 +305,7 @@ impl<S: Service, H: Shard<S>, L: Log, C: Clock> PartitionLoop<S, H, L, C> {
                 Some(why) => self.bury(&known.positions, batch.records(piece.clone()), why),
             };
             match write(&mut self.shard, known.version, &work).await {
-                Ok(number) => self.count(known, number, piece.len(), began, work),
+                Ok(written) => self.count(known, written, piece.len(), began, work),
                 Err(Failure::Refused(rejection)) if refused.is_none() => split(piece, rejection, &mut pieces),
                 Err(failure) => return Err(failure),
             }
@@ -319,8 +329,9 @@ impl<S: Service, H: Shard<S>, L: Log, C: Clock> PartitionLoop<S, H, L, C> {
     }
 
     /// Takes note of what is committed.
-    fn count(&self, known: &mut Known, number: i64, records: usize, began: Instant, work: Work<S::Plan>) {
-        self.metrics.batch(number, records, began.elapsed());
+    fn count(&self, known: &mut Known, written: Written, records: usize, began: Instant, work: Work<S::Plan>) {
+        self.metrics.batch(written.number, records, began.elapsed());
+        self.fresh.offer(written.number, written.records);
         self.committed.notify_one();
         self.count_dead(&work.dead);
         for Advance { slot, to, .. } in work.advances {
@@ -372,19 +383,19 @@ fn fold<'a, S: Service>(
     Work { plan: service.fold(accepted), dead, advances }
 }
 
-/// The transaction. Gives the batch's number.
-async fn write<S: Service, H: Shard<S>>(shard: &mut H, version: i64, work: &Work<S::Plan>) -> Result<i64, Failure> {
+/// The transaction.
+async fn write<S: Service, H: Shard<S>>(shard: &mut H, version: i64, work: &Work<S::Plan>) -> Result<Written, Failure> {
     let fence = shard.begin().await?.ok_or(Failure::End(LoopEnd::Fenced))?;
     if fence.slots_version != version {
         shard.roll_back().await?;
         return Err(Failure::Stale);
     }
-    shard.apply(fence.batch, &work.plan).await?;
-    shard.bury(fence.batch, &work.dead).await?;
+    let mut records = shard.apply(fence.batch, &work.plan).await?;
+    records.extend(shard.bury(fence.batch, &work.dead).await?);
     if !shard.advance(&work.advances).await? {
         shard.roll_back().await?;
         return Err(Failure::Stale);
     }
     shard.commit().await?;
-    Ok(fence.batch)
+    Ok(Written { number: fence.batch, records })
 }

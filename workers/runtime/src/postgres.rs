@@ -10,6 +10,7 @@ use crate::database::{ShardAddress, within};
 use crate::edges::{Fence, Outbox, OutboxError, Shard, ShardError, Slots, TakeOver, Window};
 use crate::intake::{Advance, DeadLetter};
 use crate::process::with_causes;
+use crate::producer::Outgoing;
 use crate::service::{BatchRange, Rejection, Tables};
 use crate::shard;
 
@@ -66,13 +67,20 @@ pub struct PgShard<S> {
     partition: u32,
     owner: String,
     session: Session,
+    addresses: Addresses,
 }
 
 impl<S: Tables> PgShard<S> {
     /// The shard at an address, for the worker called `owner`.
-    pub fn new(service: Arc<S>, service_id: &str, partition: u32, owner: &str, address: ShardAddress) -> Self {
-        let (service_id, owner) = (service_id.to_owned(), owner.to_owned());
-        Self { service, service_id, partition, owner, session: Session::new(address, "") }
+    pub fn new(service: Arc<S>, config: &ServiceConfig, partition: u32, owner: &str, address: ShardAddress) -> Self {
+        Self {
+            service,
+            service_id: config.id.clone(),
+            partition,
+            owner: owner.to_owned(),
+            session: Session::new(address, ""),
+            addresses: Addresses::new(config, S::INPUT),
+        }
     }
 
     /// Takes a step's result to the loop; a failed step ends the connection, and with it the transaction.
@@ -138,21 +146,25 @@ impl<S: Tables> Shard<S> for PgShard<S> {
         self.said(fence)
     }
 
-    async fn apply(&mut self, batch: i64, plan: &S::Plan) -> Result<(), ShardError> {
+    async fn apply(&mut self, batch: i64, plan: &S::Plan) -> Result<Vec<Outgoing>, ShardError> {
         let applied = async { within(self.service.apply(self.session.same()?, batch, plan)).await }.await;
         if let Some(rejection) = applied.as_ref().err().and_then(refused_data) {
             self.roll_back().await?;
             return Err(ShardError::Refused(rejection));
         }
-        self.said(applied)
+        let messages = self.said(applied)?;
+        let outgoing = |message| self.addresses.outgoing(message);
+        messages.into_iter().map(outgoing).collect::<Result<_, _>>().map_err(unaddressed)
     }
 
-    async fn bury(&mut self, batch: i64, dead: &[DeadLetter]) -> Result<(), ShardError> {
+    async fn bury(&mut self, batch: i64, dead: &[DeadLetter]) -> Result<Vec<Outgoing>, ShardError> {
         if dead.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let buried = async { within(shard::bury(self.session.same()?, batch, dead)).await }.await;
-        self.said(buried)
+        self.said(buried)?;
+        let outgoing = |letter: &DeadLetter| self.addresses.dead_letter(letter.clone().into());
+        dead.iter().map(outgoing).collect::<Result<_, _>>().map_err(unaddressed)
     }
 
     async fn advance(&mut self, advances: &[Advance]) -> Result<bool, ShardError> {
@@ -169,6 +181,11 @@ impl<S: Tables> Shard<S> for PgShard<S> {
         let done = async { within(sqlx::raw_sql("ROLLBACK").execute(self.session.same()?)).await }.await;
         self.said(done).map(drop)
     }
+}
+
+/// A message for a topic that the service has not: its configuration and its program are of two versions.
+fn unaddressed(error: ConfigError) -> ShardError {
+    ShardError::Passing(error.to_string())
 }
 
 /// Data that Postgres will refuse however often it is tried: data exceptions, broken constraints, and program limits
@@ -195,7 +212,7 @@ impl<S: Tables> PgOutbox<S> {
         Self { service, owner: owner.to_owned(), session: Session::new(address, RELAY_SETUP), addresses }
     }
 
-    async fn read(&mut self) -> Result<Option<Window>, ReadError> {
+    async fn read(&mut self) -> Result<Window, ReadError> {
         let connection = self.session.get().await?;
         // One snapshot: what it shows below its own batch number is complete and will not change behind the mark.
         let mut snapshot = connection.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY").await?;
@@ -205,7 +222,7 @@ impl<S: Tables> PgOutbox<S> {
         if waiting.to <= waiting.after {
             // Dropped, it would stay open until the connection is used again.
             snapshot.rollback().await?;
-            return Ok(None);
+            return Ok(Window { after: waiting.after, to: waiting.after, ..Window::default() });
         }
         let range = BatchRange { to: waiting.to.min(waiting.after + WINDOW), ..waiting };
         let outcomes = self.service.outcomes(&mut snapshot, range).await?;
@@ -219,7 +236,7 @@ impl<S: Tables> PgOutbox<S> {
         for letter in dead {
             records.push(self.addresses.dead_letter(letter)?);
         }
-        Ok(Some(Window { records, to: range.to, more: range.to < waiting.to }))
+        Ok(Window { records, after: range.after, to: range.to, more: range.to < waiting.to })
     }
 
     fn said<T>(&mut self, result: Result<T, ReadError>) -> Result<T, OutboxError> {
@@ -235,7 +252,7 @@ impl<S: Tables> PgOutbox<S> {
 }
 
 impl<S: Tables> Outbox for PgOutbox<S> {
-    async fn window(&mut self) -> Result<Option<Window>, OutboxError> {
+    async fn window(&mut self) -> Result<Window, OutboxError> {
         let window = within(self.read()).await;
         self.said(window)
     }

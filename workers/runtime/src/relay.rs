@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::Notify;
 
 use crate::edges::{Clock, Outbox, OutboxError, Outlet};
+use crate::fresh::Fresh;
 use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::process::{Backoff, Shutdown};
@@ -36,6 +37,10 @@ pub struct Relay<O, T, C> {
     pub metrics: Arc<Metrics>,
     /// The loop has committed something.
     pub committed: Arc<Notify>,
+    /// What it was, as far as it is still in memory.
+    pub fresh: Arc<Fresh>,
+    /// The mark, once it is known.
+    pub mark: Option<i64>,
 }
 
 impl<O: Outbox, T: Outlet, C: Clock> Relay<O, T, C> {
@@ -72,9 +77,17 @@ impl<O: Outbox, T: Outlet, C: Clock> Relay<O, T, C> {
         }
     }
 
-    /// Publishes one window. `false`: there was nothing left to publish.
+    /// Publishes one window. `false`: nothing more is known of.
     async fn round(&mut self) -> Result<bool, OutboxError> {
-        let Some(window) = self.outbox.window().await? else { return Ok(false) };
+        // Forgotten until the window is published and the mark raised: then the shard says again where it is.
+        let window = match self.mark.take().and_then(|mark| self.fresh.after(mark)) {
+            Some(window) => window,
+            None => self.outbox.window().await?,
+        };
+        if window.to <= window.after {
+            self.mark = Some(window.to);
+            return Ok(false);
+        }
         // Waits for as long as the broker needs: there is nothing better to do.
         let too_large = publish(&self.outlet, &window.records).await?;
         if !too_large.is_empty() {
@@ -90,6 +103,7 @@ impl<O: Outbox, T: Outlet, C: Clock> Relay<O, T, C> {
             self.metrics.unpublishable(digests.len());
         }
         self.outbox.raise_mark(window.to).await?;
+        self.mark = Some(window.to);
         self.metrics.relayed(window.records.len(), window.to);
         Ok(window.more)
     }

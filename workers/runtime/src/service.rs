@@ -33,13 +33,14 @@ pub trait Tables: Service {
     /// columns `slot` and `batch`.
     const PRUNED: &'static [&'static str];
 
-    /// Writes state and outcomes. Every row that it writes or answers anew carries `batch`.
+    /// Writes state and outcomes. Every row that it writes or answers anew carries `batch`. Gives what
+    /// [`outcomes`](Self::outcomes) would say of this batch, in any order that keeps each key's.
     fn apply(
         &self,
         tx: &mut PgConnection,
         batch: i64,
         plan: &Self::Plan,
-    ) -> impl Future<Output = sqlx::Result<()>> + Send;
+    ) -> impl Future<Output = sqlx::Result<Vec<Message>>> + Send;
 
     /// What is to be published of the rows whose batch is in the range, in order.
     fn outcomes(

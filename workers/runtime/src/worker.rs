@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 
 use crate::database::ShardAddress;
 use crate::edges::{Log, Outbox, Outlet, RealClock, Shard};
+use crate::fresh::Fresh;
 use crate::health::Health;
 use crate::intake::Keyspace;
 use crate::kafka;
@@ -131,7 +132,7 @@ where
     let service = Arc::new(service);
     let owner = format!("{}-{}-{}", config.name, options.partition, uuid::Uuid::new_v4());
     let edges = wrap(real_edges(&service, &options, &owner, &metrics)?);
-    let committed = Arc::new(Notify::new());
+    let (committed, fresh) = (Arc::new(Notify::new()), Arc::new(Fresh::default()));
     let relay = Relay {
         outbox: edges.outbox,
         outlet: edges.outlet,
@@ -140,6 +141,8 @@ where
         health: health.clone(),
         metrics: Arc::clone(&metrics),
         committed: Arc::clone(&committed),
+        fresh: Arc::clone(&fresh),
+        mark: None,
     };
     let turning = PartitionLoop {
         service: Arc::clone(&service),
@@ -150,6 +153,7 @@ where
         health: health.clone(),
         metrics,
         committed,
+        fresh,
     };
     let mut retention = retention::<S>(&options, &owner);
     let reads = process::serve(options.http_port, service.reads(options.shard.pool()), shutdown.clone());
@@ -181,7 +185,7 @@ fn real_edges<S: Tables>(
     let WorkerOptions { config, partition, shard: address, .. } = options;
     let name = format!("{}-{partition}", config.name);
     Ok(Edges {
-        shard: PgShard::new(Arc::clone(service), &config.id, *partition, owner, address.clone()),
+        shard: PgShard::new(Arc::clone(service), config, *partition, owner, address.clone()),
         log: Reader::start(&config.kafka, &name, config.topic(S::INPUT)?, Arc::clone(metrics))?,
         outbox: PgOutbox::new(Arc::clone(service), config, owner, address.clone()),
         outlet: Producer::new(&kafka::lasting_producer(&config.kafka, &name))?,

@@ -10,7 +10,7 @@ use sqlx::{PgConnection, PgPool};
 use crate::fold::{SignupPlan, fold};
 use crate::tables::Trust;
 use crate::username::UsernameRules;
-use crate::wire::{Signup, parse};
+use crate::wire::{Signup, SignupResponse, parse};
 use crate::{reads, tables};
 
 /// Role of the topic of requests.
@@ -67,20 +67,23 @@ impl Service for SignupService {
 impl Tables for SignupService {
     const PRUNED: &'static [&'static str] = &["refusal"];
 
-    async fn apply(&self, tx: &mut PgConnection, batch: i64, plan: &SignupPlan) -> sqlx::Result<()> {
-        tables::apply(tx, batch, plan, &self.trust).await
+    async fn apply(&self, tx: &mut PgConnection, batch: i64, plan: &SignupPlan) -> sqlx::Result<Vec<Message>> {
+        messages(tables::apply(tx, batch, plan, &self.trust).await?)
     }
 
     async fn outcomes(&self, shard: &mut PgConnection, range: BatchRange) -> sqlx::Result<Vec<Message>> {
-        let responses = tables::outcomes(shard, range).await?;
-        let message = |response: crate::wire::SignupResponse| {
-            let value = serde_json::to_vec(&response).map_err(|error| sqlx::Error::Encode(Box::new(error)))?;
-            Ok(Message { role: RESPONSE, key: response.username.into_bytes(), value })
-        };
-        responses.into_iter().map(message).collect()
+        messages(tables::outcomes(shard, range).await?)
     }
 
     fn reads(&self, shard: PgPool) -> Router {
         reads::routes(shard)
     }
+}
+
+fn messages(responses: Vec<SignupResponse>) -> sqlx::Result<Vec<Message>> {
+    let message = |response: SignupResponse| {
+        let value = serde_json::to_vec(&response).map_err(|error| sqlx::Error::Encode(Box::new(error)))?;
+        Ok(Message { role: RESPONSE, key: response.username.into_bytes(), value })
+    };
+    responses.into_iter().map(message).collect()
 }

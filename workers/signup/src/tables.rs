@@ -15,27 +15,37 @@ pub const DDL: &str = include_str!("schema.sql");
 pub const TABLES: [&str; 2] = ["account", "refusal"];
 
 /// Writes a batch.
-pub async fn apply(tx: &mut PgConnection, batch: i64, plan: &SignupPlan, trust: &Trust) -> sqlx::Result<()> {
+pub async fn apply(
+    tx: &mut PgConnection,
+    batch: i64,
+    plan: &SignupPlan,
+    trust: &Trust,
+) -> sqlx::Result<Vec<SignupResponse>> {
     let won = open_accounts(tx, batch, &plan.first, trust).await?;
     if won == plan.first.len() as u64 && plan.later.is_empty() {
-        return Ok(());
+        return Ok(plan.first.iter().map(|claim| response(claim, true)).collect());
     }
     // Somebody has lost or asks again: the winners say who.
     let claims: Vec<&Claim> = plan.first.iter().chain(&plan.later).collect();
     let winners = winners(tx, &claims).await?;
-    let (mut again, mut lost) = (Vec::new(), Vec::new());
+    let (mut again, mut lost, mut told) = (Vec::new(), Vec::new(), Vec::with_capacity(claims.len()));
     for claim in claims {
-        match winners.get(&*claim.username) {
-            Some(winner) if winner.request_id == claim.request_id => {
-                if winner.batch != batch {
-                    again.push(claim);
-                }
-            }
-            _ => lost.push(claim),
+        let winner = winners.get(&*claim.username).filter(|winner| winner.request_id == claim.request_id);
+        told.push(((claim.slot, claim.offset), response(claim, winner.is_some())));
+        match winner {
+            Some(winner) if winner.batch != batch => again.push(claim),
+            Some(_) => {}
+            None => lost.push(claim),
         }
     }
     answer_again(tx, batch, &again).await?;
-    refuse(tx, batch, &lost).await
+    refuse(tx, batch, &lost).await?;
+    told.sort_unstable_by_key(|(place, _)| *place);
+    Ok(told.into_iter().map(|(_, response)| response).collect())
+}
+
+fn response(claim: &Claim, success: bool) -> SignupResponse {
+    SignupResponse { request_id: claim.request_id.clone(), username: claim.username.clone(), success }
 }
 
 /// Whether the names of a batch are taken to be free. Where none is taken already, asking first costs a fifth of the time;

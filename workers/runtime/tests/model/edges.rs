@@ -16,7 +16,7 @@ use shardlane_runtime::service::{Accepted, Rejection};
 use shardlane_runtime::standing::{Standing, Standings};
 
 use crate::service::{Answer, Model, REFUSED, Request};
-use crate::world::{Db, Fault, LARGEST, Published, Row, Shared, World, keyspace};
+use crate::world::{Db, Fault, LARGEST, Letter, Published, Row, Shared, World, keyspace};
 
 /// Most batches in a window.
 const WINDOW: i64 = 3;
@@ -168,7 +168,7 @@ impl Shard<Model> for SimShard {
         Ok(Some(fence))
     }
 
-    async fn apply(&mut self, batch: i64, plan: &Vec<Accepted<Request>>) -> Result<(), ShardError> {
+    async fn apply(&mut self, batch: i64, plan: &Vec<Accepted<Request>>) -> Result<Vec<Outgoing>, ShardError> {
         self.step_in_tx().await?;
         if plan.iter().any(|accepted| accepted.request.content == REFUSED) {
             self.roll_back().await?;
@@ -178,10 +178,10 @@ impl Shard<Model> for SimShard {
         for accepted in plan {
             apply_one(self.tx(), fault, batch, accepted);
         }
-        Ok(())
+        Ok(outcomes(self.tx(), fault, |of| of == batch))
     }
 
-    async fn bury(&mut self, batch: i64, dead: &[DeadLetter]) -> Result<(), ShardError> {
+    async fn bury(&mut self, batch: i64, dead: &[DeadLetter]) -> Result<Vec<Outgoing>, ShardError> {
         self.step_in_tx().await?;
         let text = |bytes: &Option<Vec<u8>>| String::from_utf8(bytes.clone().unwrap()).unwrap();
         let outside = self.world().has(Fault::DeadLettersOutsideTransaction);
@@ -197,7 +197,7 @@ impl Shard<Model> for SimShard {
                 self.tx().dead.insert(at, row);
             }
         }
-        Ok(())
+        Ok(dead_letters(self.tx(), |of| of == batch))
     }
 
     async fn advance(&mut self, advances: &[Advance]) -> Result<bool, ShardError> {
@@ -359,19 +359,18 @@ fn passing(_: ShardError) -> OutboxError {
 }
 
 impl Outbox for SimOutbox {
-    async fn window(&mut self) -> Result<Option<Window>, OutboxError> {
+    async fn window(&mut self) -> Result<Window, OutboxError> {
         self.session.step().await.map_err(passing)?;
         let world = self.session.world.lock();
         if !self.owns(&world) {
             return Err(OutboxError::Fenced);
         }
         let db = &world.servers[self.session.server].db;
-        if db.batch <= db.relayed {
-            return Ok(None);
-        }
-        let to = db.batch.min(db.relayed + WINDOW);
-        let records = unpublished(db, world.fault, to);
-        Ok(Some(Window { records, to, more: to < db.batch }))
+        let (after, to) = (db.relayed, db.batch.min(db.relayed + WINDOW).max(db.relayed));
+        let due = |batch: i64| batch > after && batch <= to;
+        let mut records = outcomes(db, world.fault, due);
+        records.extend(dead_letters(db, due));
+        Ok(Window { records, after, to, more: to < db.batch })
     }
 
     async fn raise_mark(&mut self, batch: i64) -> Result<(), OutboxError> {
@@ -399,25 +398,20 @@ impl Outbox for SimOutbox {
     }
 }
 
-/// What is to be published of the batches up to `to`, in order.
-fn unpublished(db: &Db, fault: Option<Fault>, to: i64) -> Vec<Outgoing> {
-    let due = |batch: i64| batch > db.relayed && batch <= to;
-    let outgoing = |topic: &str, slot: u32, key: &str, value: String| Outgoing {
-        topic: topic.into(),
-        slot,
-        key: Some(key.as_bytes().to_vec()),
-        value: Some(value.into_bytes()),
-        headers: Vec::new(),
-    };
+fn outgoing(topic: &str, slot: u32, key: &str, value: String) -> Outgoing {
+    let (key, value) = (Some(key.as_bytes().to_vec()), Some(value.into_bytes()));
+    Outgoing { topic: topic.into(), slot, key, value, headers: Vec::new() }
+}
+
+/// What is to be published of the batches that are due, in order.
+fn outcomes(db: &Db, fault: Option<Fault>, due: impl Fn(i64) -> bool) -> Vec<Outgoing> {
     let mut records = Vec::new();
     for ((slot, key, id), row) in db.answers.iter().filter(|(_, row)| due(row.batch)) {
         let mut old = row.row.clone();
         if fault == Some(Fault::OldStateAgain) && old.content < 0 {
             let made = old.made.clone().unwrap();
-            records.push((
-                (row.batch, row.offset, 2),
-                outgoing("state", *slot, key, format!("{} {}", made.version, made.value)),
-            ));
+            let value = format!("{} {}", made.version, made.value);
+            records.push(((row.batch, row.offset, 2), outgoing("state", *slot, key, value)));
             old.content = 0;
         }
         records.push(((row.batch, row.offset, 0), outgoing("response", *slot, key, old.text(id))));
@@ -426,12 +420,17 @@ fn unpublished(db: &Db, fault: Option<Fault>, to: i64) -> Vec<Outgoing> {
         let value = format!("{} {}", row.row.version, row.row.value);
         records.push(((row.batch, row.offset, 1), outgoing("state", *slot, key, value)));
     }
-    for ((slot, offset), row) in db.dead.iter().filter(|(_, row)| due(row.batch)) {
-        let (reason, key, value) = &row.row;
-        records.push(((row.batch, *offset, 0), outgoing("dlq", *slot, key, format!("{offset} {reason} {value}"))));
-    }
     records.sort_by_key(|(order, _)| *order);
     records.into_iter().map(|(_, record)| record).collect()
+}
+
+fn dead_letters(db: &Db, due: impl Fn(i64) -> bool) -> Vec<Outgoing> {
+    let due = db.dead.iter().filter(|(_, row)| due(row.batch));
+    let letter = |((slot, offset), row): (&(u32, i64), &Row<Letter>)| {
+        let (reason, key, value) = &row.row;
+        outgoing("dlq", *slot, key, format!("{offset} {reason} {value}"))
+    };
+    due.map(letter).collect()
 }
 
 impl Outlet for SimOutlet {

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Waker};
 
 use rand::RngExt;
+use shardlane_runtime::fresh::Fresh;
 use shardlane_runtime::health::Health;
 use shardlane_runtime::metrics::Metrics;
 use shardlane_runtime::partition_loop::PartitionLoop;
@@ -43,7 +44,7 @@ impl Worker {
         world.lock().say(|| format!("{name} starts on shard {server}"));
         let metrics = Arc::new(Metrics::new().unwrap());
         let health = Health::starting(Arc::clone(&metrics), &[]);
-        let committed = Arc::new(Notify::new());
+        let (committed, fresh) = (Arc::new(Notify::new()), Arc::new(Fresh::default()));
         let mut turning = PartitionLoop {
             service: Arc::new(Model),
             keyspace: keyspace(),
@@ -53,6 +54,7 @@ impl Worker {
             health: health.clone(),
             metrics: Arc::clone(&metrics),
             committed: Arc::clone(&committed),
+            fresh: Arc::clone(&fresh),
         };
         let (outbox, outlet) = relay_edges(world, server, &name);
         let mut relay = Relay {
@@ -63,6 +65,8 @@ impl Worker {
             health,
             metrics,
             committed,
+            fresh,
+            mark: None,
         };
         let (owned, ended) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let is_owned = Arc::clone(&owned);
