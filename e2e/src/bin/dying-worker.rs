@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use shardlane_e2e::plain::{HTTP_PORT, METRICS_PORT, Point};
 use shardlane_runtime::config::ServiceConfig;
 use shardlane_runtime::database::ShardAddress;
-use shardlane_runtime::edges::{Fence, Outlet, Shard, ShardError, Slots, TakeOver};
+use shardlane_runtime::edges::{Fence, Outcomes, Outlet, Shard, ShardError, Slots, TakeOver};
 use shardlane_runtime::intake::{Advance, DeadLetter};
 use shardlane_runtime::process::{Shutdown, finish, init_logs};
 use shardlane_runtime::producer::Outgoing;
@@ -62,11 +62,11 @@ impl<S: Service, E: Shard<S>> Shard<S> for Dying<E> {
         self.edge.begin().await
     }
 
-    async fn apply(&mut self, batch: i64, plan: &S::Plan) -> Result<Vec<Outgoing>, ShardError> {
+    async fn apply(&mut self, batch: i64, plan: &S::Plan) -> Result<Outcomes, ShardError> {
         self.edge.apply(batch, plan).await
     }
 
-    async fn bury(&mut self, batch: i64, dead: &[DeadLetter]) -> Result<Vec<Outgoing>, ShardError> {
+    async fn bury(&mut self, batch: i64, dead: &[DeadLetter]) -> Result<Outcomes, ShardError> {
         self.edge.bury(batch, dead).await
     }
 

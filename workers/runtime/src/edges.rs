@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::intake::{Advance, DeadLetter, Memory, Positions};
+use crate::prepare::Prepared;
 use crate::producer::Outgoing;
-use crate::record::Batch;
 use crate::service::{Rejection, Service};
 use crate::standing::Standings;
 
@@ -47,6 +47,10 @@ pub struct Fence {
     pub slots_version: i64,
 }
 
+/// What is to be published of a batch, put into words only when the relay comes to it: the loop has no time for that. A
+/// reason instead: the relay must read it from the shard.
+pub type Outcomes = Box<dyn FnOnce() -> Result<Vec<Outgoing>, String> + Send>;
+
 /// Why a step on a shard failed. Either way its transaction is over.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ShardError {
@@ -74,14 +78,10 @@ pub trait Shard<S: Service>: Send {
     fn begin(&mut self) -> impl Future<Output = Result<Option<Fence>, ShardError>> + Send;
 
     /// Writes the service's state and outcomes. Gives what is to be published of it.
-    fn apply(&mut self, batch: i64, plan: &S::Plan) -> impl Future<Output = Result<Vec<Outgoing>, ShardError>> + Send;
+    fn apply(&mut self, batch: i64, plan: &S::Plan) -> impl Future<Output = Result<Outcomes, ShardError>> + Send;
 
     /// Stores dead letters. Gives what is to be published of them, with the batch.
-    fn bury(
-        &mut self,
-        batch: i64,
-        dead: &[DeadLetter],
-    ) -> impl Future<Output = Result<Vec<Outgoing>, ShardError>> + Send;
+    fn bury(&mut self, batch: i64, dead: &[DeadLetter]) -> impl Future<Output = Result<Outcomes, ShardError>> + Send;
 
     /// Moves the slots over the batch's records. `false`: one of them does not stand where the batch begins.
     fn advance(&mut self, advances: &[Advance]) -> impl Future<Output = Result<bool, ShardError>> + Send;
@@ -95,7 +95,7 @@ pub trait Shard<S: Service>: Send {
 
 /// What the loop is given of the log.
 #[derive(Debug)]
-pub enum Read {
+pub enum Read<P> {
     /// Reading has begun, but for slots whose log is not the one that the shard knows, each with the reason.
     Assigned {
         /// The reasons, by slot.
@@ -113,19 +113,19 @@ pub enum Read {
         reason: String,
     },
     /// Records to apply.
-    Batch(Batch),
+    Batch(Prepared<P>),
     /// The broker does not answer, or not well.
     Trouble(String),
 }
 
 /// The log: records of the assigned slots, one batch ahead.
-pub trait Log: Send {
+pub trait Log<S: Service>: Send {
     /// Reads from these standings from now on. Whatever was read before is dropped.
     fn assign(&mut self, standings: Standings);
 
     /// What comes next of the present assignment; `urgent` if there is nothing to do meanwhile, so that a batch need not wait
     /// to grow. `None` if reading has ended for good. Nothing is lost when this is given up.
-    fn next(&mut self, urgent: bool) -> impl Future<Output = Option<Read>> + Send;
+    fn next(&mut self, urgent: bool) -> impl Future<Output = Option<Read<S::Plan>>> + Send;
 
     /// Shows Kafka's own tools how far the worker is; nothing depends on it.
     fn show_progress(&mut self, positions: &Positions);

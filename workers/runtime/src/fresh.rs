@@ -6,48 +6,61 @@
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 
-use crate::edges::Window;
-use crate::producer::Outgoing;
+use crate::edges::{Outcomes, Window};
 
 /// Most batches that wait here.
 const BATCHES: usize = 3;
 
 /// Committed batches that the relay has not taken yet.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Fresh {
-    batches: Mutex<VecDeque<(i64, Vec<Outgoing>)>>,
+    batches: Mutex<VecDeque<(i64, Vec<Outcomes>)>>,
 }
 
 impl Fresh {
     /// A batch is committed, and these are its outcomes.
-    pub fn offer(&self, batch: i64, records: Vec<Outgoing>) {
+    pub fn offer(&self, batch: i64, outcomes: Vec<Outcomes>) {
         let mut batches = self.batches.lock().unwrap_or_else(PoisonError::into_inner);
         if batches.len() < BATCHES {
-            batches.push_back((batch, records));
+            batches.push_back((batch, outcomes));
         }
     }
 
     /// What follows a mark without a gap.
     pub fn after(&self, mark: i64) -> Option<Window> {
-        let mut batches = self.batches.lock().unwrap_or_else(PoisonError::into_inner);
         let mut window = Window { after: mark, to: mark, ..Window::default() };
-        while let Some((batch, records)) = batches.pop_front_if(|(batch, _)| *batch <= window.to + 1) {
-            if batch == window.to + 1 {
-                window.to = batch;
-                window.records.extend(records);
+        for (batch, outcomes) in self.take(mark, &mut window.more) {
+            for put_into_words in outcomes {
+                // The shard will say it, or why it cannot be said.
+                window.records.extend(put_into_words().ok()?);
+            }
+            window.to = batch;
+        }
+        (window.to > mark).then_some(window)
+    }
+
+    /// The batches that follow a mark, and whether there are others.
+    fn take(&self, mark: i64, more: &mut bool) -> Vec<(i64, Vec<Outcomes>)> {
+        let mut batches = self.batches.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut next, mut taken) = (mark + 1, Vec::new());
+        while let Some((batch, outcomes)) = batches.pop_front_if(|(batch, _)| *batch <= next) {
+            if batch == next {
+                taken.push((batch, outcomes));
+                next += 1;
             }
         }
-        window.more = !batches.is_empty();
-        (window.to > mark).then_some(window)
+        *more = !batches.is_empty();
+        taken
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::producer::Outgoing;
 
-    fn record(slot: u32) -> Outgoing {
-        Outgoing { topic: "t".into(), slot, key: None, value: None, headers: Vec::new() }
+    fn record(slot: u32) -> Outcomes {
+        Box::new(move || Ok(vec![Outgoing { topic: "t".into(), slot, key: None, value: None, headers: Vec::new() }]))
     }
 
     fn slots(window: &Window) -> Vec<u32> {

@@ -18,6 +18,7 @@ pub mod metrics;
 pub mod partition_loop;
 pub mod partitioner;
 pub mod postgres;
+pub mod prepare;
 pub mod process;
 pub mod producer;
 pub mod reader;

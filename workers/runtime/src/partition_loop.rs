@@ -9,14 +9,14 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-use crate::edges::{Clock, Log, Read, Shard, ShardError, TakeOver};
+use crate::edges::{Clock, Log, Outcomes, Read, Shard, ShardError, TakeOver};
 use crate::fresh::Fresh;
 use crate::health::Health;
-use crate::intake::{Advance, DeadLetter, Intake, Keyspace, Positions, sort_out};
+use crate::intake::{Advance, DeadLetter, Keyspace, Positions};
 use crate::metrics::Metrics;
+use crate::prepare::{Prepared, Work, bury, fold};
 use crate::process::{Backoff, Shutdown};
-use crate::producer::Outgoing;
-use crate::record::{Batch, Record};
+use crate::record::Batch;
 use crate::service::{Rejection, Service};
 
 /// How often an idle worker looks for a successor, and for slots that came or went.
@@ -49,7 +49,7 @@ pub struct PartitionLoop<S, H, L, C> {
 /// A transaction that was committed.
 struct Written {
     number: i64,
-    records: Vec<Outgoing>,
+    outcomes: Vec<Outcomes>,
 }
 
 /// Why the loop ended, but for a shutdown.
@@ -95,26 +95,7 @@ struct Known {
     positions: Positions,
 }
 
-/// What comes next, made ready for its turn.
-enum Next<P> {
-    Batch(Prepared<P>),
-    Other(Option<Read>),
-}
-
-/// A batch that was sorted and folded.
-struct Prepared<P> {
-    batch: Batch,
-    work: Work<P>,
-}
-
-/// What one transaction writes.
-struct Work<P> {
-    plan: P,
-    dead: Vec<DeadLetter>,
-    advances: Vec<Advance>,
-}
-
-impl<S: Service, H: Shard<S>, L: Log, C: Clock> PartitionLoop<S, H, L, C> {
+impl<S: Service, H: Shard<S>, L: Log<S>, C: Clock> PartitionLoop<S, H, L, C> {
     /// Becomes the shard's owner; waits for a shard that is not there or not prepared. `false`: the shutdown came first.
     pub async fn take_over(&mut self, shutdown: &mut Shutdown) -> Result<bool, LoopEnd> {
         let mut backoff = Backoff::default();
@@ -196,28 +177,24 @@ impl<S: Service, H: Shard<S>, L: Log, C: Clock> PartitionLoop<S, H, L, C> {
             if shutdown.has_come() {
                 return Err(Failure::Shutdown);
             }
-            let next = match ahead.take() {
-                Some(next) => next,
+            let read = match ahead.take() {
+                Some(read) => read,
                 None => tokio::select! {
                     biased;
                     () = shutdown.wait() => return Err(Failure::Shutdown),
-                    read = self.log.next(true) => self.prepare(read),
+                    read = self.log.next(true) => read,
                     () = self.clock.sleep(LOOK) => {
                         self.look(known.version).await?;
                         continue;
                     }
                 },
             };
-            let read = match next {
-                Next::Batch(prepared) => {
+            match read.ok_or(Failure::End(LoopEnd::LogEnded))? {
+                Read::Batch(prepared) => {
                     ahead = self.settle(&mut known, prepared).await?;
                     backoff.reset();
                     self.log.show_progress(&known.positions);
-                    continue;
                 }
-                Next::Other(read) => read.ok_or(Failure::End(LoopEnd::LogEnded))?,
-            };
-            match read {
                 Read::Assigned { halted, strays, notices } => {
                     self.health.halt_only(halted);
                     self.health.note(notices);
@@ -229,15 +206,8 @@ impl<S: Service, H: Shard<S>, L: Log, C: Clock> PartitionLoop<S, H, L, C> {
                 }
                 Read::Halted { slot, reason } => self.health.halt(slot, reason),
                 Read::Trouble(reason) => return Err(Failure::Passing("kafka", format!("Kafka: {reason}"))),
-                // Made ready above.
-                Read::Batch(_) => {}
             }
         }
-    }
-
-    /// Sorts and folds a batch, whose slots are taken to stand where it begins.
-    fn prepare(&self, read: Option<Read>) -> Next<S::Plan> {
-        prepare(&*self.service, self.keyspace, read)
     }
 
     /// Reads the slots and assigns them.
@@ -262,12 +232,12 @@ impl<S: Service, H: Shard<S>, L: Log, C: Clock> PartitionLoop<S, H, L, C> {
         }
     }
 
-    /// Applies a batch, and makes the next one ready while Postgres is at work: gives it, if there was one.
+    /// Applies a batch. Gives what was read meanwhile, if anything was.
     async fn settle(
         &mut self,
         known: &mut Known,
         prepared: Prepared<S::Plan>,
-    ) -> Result<Option<Next<S::Plan>>, Failure> {
+    ) -> Result<Option<Option<Read<S::Plan>>>, Failure> {
         let Prepared { batch, work } = prepared;
         if batch.begins.iter().any(|(slot, from)| known.positions.get(slot) != Some(from)) {
             return Err(Failure::Stale);
@@ -275,13 +245,14 @@ impl<S: Service, H: Shard<S>, L: Log, C: Clock> PartitionLoop<S, H, L, C> {
         let began = Instant::now();
         let mut ahead = None;
         let written = {
-            let Self { service, keyspace, shard, log, .. } = self;
+            let Self { shard, log, .. } = self;
             let mut writing = std::pin::pin!(write(shard, known.version, &work));
             loop {
                 tokio::select! {
                     biased;
                     written = &mut writing => break written,
-                    read = log.next(false), if ahead.is_none() => ahead = Some(prepare(&**service, *keyspace, read)),
+                    read = log.next(false), if ahead.is_none() => ahead = Some(read),
+
                 }
             }
         };
@@ -302,7 +273,7 @@ impl<S: Service, H: Shard<S>, L: Log, C: Clock> PartitionLoop<S, H, L, C> {
             let began = Instant::now();
             let work = match &refused {
                 None => fold(&*self.service, self.keyspace, &known.positions, batch.records(piece.clone())),
-                Some(why) => self.bury(&known.positions, batch.records(piece.clone()), why),
+                Some(why) => bury(&*self.service, &known.positions, batch.records(piece.clone()), why),
             };
             match write(&mut self.shard, known.version, &work).await {
                 Ok(written) => self.count(known, written, piece.len(), began, work),
@@ -313,25 +284,10 @@ impl<S: Service, H: Shard<S>, L: Log, C: Clock> PartitionLoop<S, H, L, C> {
         Ok(())
     }
 
-    /// Records that are all dead letters for one reason.
-    fn bury<'a>(
-        &self,
-        positions: &Positions,
-        records: impl Iterator<Item = Record<'a>>,
-        rejection: &Rejection,
-    ) -> Work<S::Plan> {
-        let (mut dead, mut advances) = (Vec::new(), Vec::new());
-        for record in records {
-            dead.push(DeadLetter::of(&record, rejection.clone()));
-            advances.push(Advance::over(positions, &record));
-        }
-        Work { plan: self.service.fold(Vec::new()), dead, advances }
-    }
-
     /// Takes note of what is committed.
     fn count(&self, known: &mut Known, written: Written, records: usize, began: Instant, work: Work<S::Plan>) {
         self.metrics.batch(written.number, records, began.elapsed());
-        self.fresh.offer(written.number, written.records);
+        self.fresh.offer(written.number, written.outcomes);
         self.committed.notify_one();
         self.count_dead(&work.dead);
         for Advance { slot, to, .. } in work.advances {
@@ -362,27 +318,6 @@ fn split(piece: Range<usize>, rejection: Rejection, pieces: &mut Vec<(Range<usiz
     pieces.push((piece.start..middle, None));
 }
 
-fn prepare<S: Service>(service: &S, keyspace: Keyspace, read: Option<Read>) -> Next<S::Plan> {
-    match read {
-        Some(Read::Batch(batch)) => {
-            let work = fold(service, keyspace, &batch.begins, batch.records(0..batch.len()));
-            Next::Batch(Prepared { batch, work })
-        }
-        other => Next::Other(other),
-    }
-}
-
-/// What records come to that follow these positions.
-fn fold<'a, S: Service>(
-    service: &S,
-    keyspace: Keyspace,
-    positions: &Positions,
-    records: impl Iterator<Item = Record<'a>>,
-) -> Work<S::Plan> {
-    let Intake { accepted, dead, advances } = sort_out(service, keyspace, positions, records);
-    Work { plan: service.fold(accepted), dead, advances }
-}
-
 /// The transaction.
 async fn write<S: Service, H: Shard<S>>(shard: &mut H, version: i64, work: &Work<S::Plan>) -> Result<Written, Failure> {
     let fence = shard.begin().await?.ok_or(Failure::End(LoopEnd::Fenced))?;
@@ -390,12 +325,14 @@ async fn write<S: Service, H: Shard<S>>(shard: &mut H, version: i64, work: &Work
         shard.roll_back().await?;
         return Err(Failure::Stale);
     }
-    let mut records = shard.apply(fence.batch, &work.plan).await?;
-    records.extend(shard.bury(fence.batch, &work.dead).await?);
+    let mut outcomes = vec![shard.apply(fence.batch, &work.plan).await?];
+    if !work.dead.is_empty() {
+        outcomes.push(shard.bury(fence.batch, &work.dead).await?);
+    }
     if !shard.advance(&work.advances).await? {
         shard.roll_back().await?;
         return Err(Failure::Stale);
     }
     shard.commit().await?;
-    Ok(Written { number: fence.batch, records })
+    Ok(Written { number: fence.batch, outcomes })
 }

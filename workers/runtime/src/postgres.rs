@@ -7,10 +7,9 @@ use sqlx::{Connection, PgConnection};
 
 use crate::addresses::Addresses;
 use crate::database::{ShardAddress, within};
-use crate::edges::{Fence, Outbox, OutboxError, Shard, ShardError, Slots, TakeOver, Window};
+use crate::edges::{Fence, Outbox, OutboxError, Outcomes, Shard, ShardError, Slots, TakeOver, Window};
 use crate::intake::{Advance, DeadLetter};
 use crate::process::with_causes;
-use crate::producer::Outgoing;
 use crate::service::{BatchRange, Rejection, Tables};
 use crate::shard;
 
@@ -67,7 +66,7 @@ pub struct PgShard<S> {
     partition: u32,
     owner: String,
     session: Session,
-    addresses: Addresses,
+    addresses: Arc<Addresses>,
 }
 
 impl<S: Tables> PgShard<S> {
@@ -79,7 +78,7 @@ impl<S: Tables> PgShard<S> {
             partition,
             owner: owner.to_owned(),
             session: Session::new(address, ""),
-            addresses: Addresses::new(config, S::INPUT),
+            addresses: Arc::new(Addresses::new(config, S::INPUT)),
         }
     }
 
@@ -146,25 +145,27 @@ impl<S: Tables> Shard<S> for PgShard<S> {
         self.said(fence)
     }
 
-    async fn apply(&mut self, batch: i64, plan: &S::Plan) -> Result<Vec<Outgoing>, ShardError> {
+    async fn apply(&mut self, batch: i64, plan: &S::Plan) -> Result<Outcomes, ShardError> {
         let applied = async { within(self.service.apply(self.session.same()?, batch, plan)).await }.await;
         if let Some(rejection) = applied.as_ref().err().and_then(refused_data) {
             self.roll_back().await?;
             return Err(ShardError::Refused(rejection));
         }
-        let messages = self.said(applied)?;
-        let outgoing = |message| self.addresses.outgoing(message);
-        messages.into_iter().map(outgoing).collect::<Result<_, _>>().map_err(unaddressed)
+        let outcomes = self.said(applied)?;
+        let addresses = Arc::clone(&self.addresses);
+        Ok(Box::new(move || {
+            let outgoing = |outcome| addresses.outgoing(S::message(outcome).map_err(said)?).map_err(said);
+            outcomes.into_iter().map(outgoing).collect()
+        }))
     }
 
-    async fn bury(&mut self, batch: i64, dead: &[DeadLetter]) -> Result<Vec<Outgoing>, ShardError> {
-        if dead.is_empty() {
-            return Ok(Vec::new());
-        }
+    async fn bury(&mut self, batch: i64, dead: &[DeadLetter]) -> Result<Outcomes, ShardError> {
         let buried = async { within(shard::bury(self.session.same()?, batch, dead)).await }.await;
         self.said(buried)?;
-        let outgoing = |letter: &DeadLetter| self.addresses.dead_letter(letter.clone().into());
-        dead.iter().map(outgoing).collect::<Result<_, _>>().map_err(unaddressed)
+        let (addresses, dead) = (Arc::clone(&self.addresses), dead.to_vec());
+        Ok(Box::new(move || {
+            dead.into_iter().map(|letter| addresses.dead_letter(letter.into()).map_err(said)).collect()
+        }))
     }
 
     async fn advance(&mut self, advances: &[Advance]) -> Result<bool, ShardError> {
@@ -183,9 +184,8 @@ impl<S: Tables> Shard<S> for PgShard<S> {
     }
 }
 
-/// A message for a topic that the service has not: its configuration and its program are of two versions.
-fn unaddressed(error: ConfigError) -> ShardError {
-    ShardError::Passing(error.to_string())
+fn said(error: impl std::error::Error) -> String {
+    error.to_string()
 }
 
 /// Data that Postgres will refuse however often it is tried: data exceptions, broken constraints, and program limits
@@ -230,8 +230,8 @@ impl<S: Tables> PgOutbox<S> {
         snapshot.commit().await?;
 
         let mut records = Vec::with_capacity(outcomes.len() + dead.len());
-        for message in outcomes {
-            records.push(self.addresses.outgoing(message)?);
+        for outcome in outcomes {
+            records.push(self.addresses.outgoing(S::message(outcome)?)?);
         }
         for letter in dead {
             records.push(self.addresses.dead_letter(letter)?);

@@ -15,21 +15,23 @@ use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::{ClientConfig, Offset, Statistics, TopicPartitionList};
-use shardlane_config::{KafkaConfig, TopicConfig};
+use shardlane_config::{ConfigError, ServiceConfig};
 use shardlane_topic_id::Described;
 use tokio::sync::mpsc as tokio_mpsc;
 
 use crate::edges::{Log, Read};
-use crate::intake::{Memory, Positions};
+use crate::intake::{Keyspace, Memory, Positions};
 use crate::kafka;
 use crate::metrics::Metrics;
+use crate::prepare::prepare;
 use crate::record::{Batch, Record};
+use crate::service::Service;
 use crate::standing::{self, Standings};
 
 /// A batch that is waited for is closed this long after its first record at the latest.
 pub(crate) const LINGER: Duration = Duration::from_millis(5);
 /// It is closed earlier if nothing more comes for this long.
-const MOMENT: Duration = Duration::from_micros(500);
+const MOMENT: Duration = Duration::from_micros(200);
 /// How long a poll may wait: how late an idle reader notices a new assignment or its end.
 pub(crate) const POLL: Duration = Duration::from_millis(20);
 
@@ -46,26 +48,45 @@ enum Order {
 }
 
 /// What was read, and of which assignment.
-type Tagged = (u64, Read);
+type Tagged<P> = (u64, Read<P>);
+
+/// Why reading cannot begin.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The service has no topic to read.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A Kafka client could not be made.
+    #[error("cannot make a Kafka client: {0}")]
+    Kafka(#[from] KafkaError),
+}
 
 /// The loop's side of a reader. Dropping it ends the thread.
-pub struct Reader {
+pub struct Reader<P> {
     orders: mpsc::Sender<Order>,
-    reads: tokio_mpsc::Receiver<Tagged>,
+    reads: tokio_mpsc::Receiver<Tagged<P>>,
     generation: u64,
     hungry: Arc<AtomicBool>,
 }
 
-impl Reader {
-    /// Starts a reader of a topic, with nothing assigned yet.
-    pub fn start(config: &KafkaConfig, name: &str, topic: &TopicConfig, metrics: Arc<Metrics>) -> KafkaResult<Self> {
-        let mut config = kafka::consumer(config, name);
+impl<P: Send + 'static> Reader<P> {
+    /// Starts a reader of a service's input, with nothing assigned yet. It folds what it reads, beside the loop.
+    pub fn start<S: Service<Plan = P>>(
+        service: Arc<S>,
+        config: &ServiceConfig,
+        name: &str,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, StartError> {
+        let (topic, keyspace) = (config.topic(S::INPUT)?, Keyspace::of(config));
+        let mut config = kafka::consumer(&config.kafka, name);
         config.set("statistics.interval.ms", "2000");
         let consumer = connect(&config, &topic.name, &metrics)?;
         let (orders, inbox) = mpsc::channel();
         let (outbox, reads) = tokio_mpsc::channel(1);
         let hungry = Arc::new(AtomicBool::new(false));
         let thread = ReaderThread {
+            service,
+            keyspace,
             consumer,
             config,
             metrics,
@@ -88,14 +109,14 @@ impl Reader {
     }
 }
 
-impl Log for Reader {
+impl<S: Service> Log<S> for Reader<S::Plan> {
     fn assign(&mut self, standings: Standings) {
         self.generation += 1;
         // The thread ends only after this side does.
         let _ = self.orders.send(Order::Assign { generation: self.generation, standings });
     }
 
-    async fn next(&mut self, urgent: bool) -> Option<Read> {
+    async fn next(&mut self, urgent: bool) -> Option<Read<S::Plan>> {
         loop {
             self.hungry.store(urgent, Ordering::Relaxed);
             let (generation, read) = self.reads.recv().await?;
@@ -143,7 +164,9 @@ fn connect(config: &ClientConfig, topic: &str, metrics: &Arc<Metrics>) -> KafkaR
     BaseConsumer::from_config_and_context(config, Watch { topic: topic.to_owned(), metrics: Arc::clone(metrics) })
 }
 
-struct ReaderThread {
+struct ReaderThread<S: Service> {
+    service: Arc<S>,
+    keyspace: Keyspace,
     consumer: BaseConsumer<Watch>,
     config: ClientConfig,
     metrics: Arc<Metrics>,
@@ -155,16 +178,16 @@ struct ReaderThread {
     /// When it was last asked whether it still is.
     asked: Instant,
     inbox: mpsc::Receiver<Order>,
-    outbox: tokio_mpsc::Sender<Tagged>,
+    outbox: tokio_mpsc::Sender<Tagged<S::Plan>>,
     /// The loop waits for what comes next.
     hungry: Arc<AtomicBool>,
     generation: u64,
     slots: BTreeMap<u32, Reading>,
     /// What is to be told before anything else is read.
-    pending: VecDeque<Read>,
+    pending: VecDeque<Read<S::Plan>>,
 }
 
-impl ReaderThread {
+impl<S: Service> ReaderThread<S> {
     fn run(mut self) {
         loop {
             match self.inbox.try_recv() {
@@ -221,7 +244,7 @@ impl ReaderThread {
     }
 
     /// Compares the topic with what the slots remember of it, and reads those that still know it.
-    fn take_up(&mut self, standings: &Standings) -> KafkaResult<Read> {
+    fn take_up(&mut self, standings: &Standings) -> KafkaResult<Read<S::Plan>> {
         self.slots.clear();
         self.consumer.unassign()?;
         let topic = kafka::describe(&self.consumer, &self.topic)?;
@@ -284,7 +307,7 @@ impl ReaderThread {
     }
 
     /// What comes next: one batch, from its first record until it is full or has lingered.
-    fn read(&mut self) -> Option<Read> {
+    fn read(&mut self) -> Option<Read<S::Plan>> {
         if let Some(read) = self.pending.pop_front() {
             return Some(read);
         }
@@ -299,7 +322,9 @@ impl ReaderThread {
             match polled {
                 Some(Ok(message)) => {
                     let reader = standing::Reader { topic: &self.topic, group: None };
-                    take(&mut self.slots, &mut self.pending, reader, &mut batch, &as_record(&message));
+                    if let Some((slot, reason)) = take(&mut self.slots, reader, &mut batch, &as_record(&message)) {
+                        self.pending.push_back(Read::Halted { slot, reason });
+                    }
                     close.get_or_insert_with(|| Instant::now() + LINGER);
                 }
                 Some(Err(error)) if kafka::mends_itself(&error) => tracing::debug!(%error, "a connection was lost"),
@@ -312,34 +337,38 @@ impl ReaderThread {
             // What was read before trouble is good.
             if batch.is_full() || !self.pending.is_empty() || (wanted && (idle || waited)) || (batch.is_empty() && idle)
             {
-                return if batch.is_empty() { self.pending.pop_front() } else { Some(Read::Batch(batch)) };
+                if batch.is_empty() {
+                    return self.pending.pop_front();
+                }
+                return Some(Read::Batch(prepare(&*self.service, self.keyspace, batch)));
             }
         }
     }
 }
 
-/// Puts a record into the batch, unless it is the one that was applied last or its slot's log is another.
+/// Puts a record into the batch, unless it is the one that was applied last, or its slot's log is another: then the slot halts,
+/// for the reason that this gives.
 pub(crate) fn take(
     slots: &mut BTreeMap<u32, Reading>,
-    pending: &mut VecDeque<Read>,
     reader: standing::Reader<'_>,
     batch: &mut Batch,
     record: &Record<'_>,
-) {
+) -> Option<(u32, String)> {
     // A slot that is halted is not taken from, whatever was fetched of it.
-    let Some(reading) = slots.get_mut(&record.slot) else { return };
+    let reading = slots.get_mut(&record.slot)?;
     if let Some(known) = reading.look_back.take()
         && record.offset < reading.next
     {
-        if Memory::of(record) != known {
-            let reason = standing::another_record(reader, record.slot, reading.next);
-            slots.remove(&record.slot);
-            pending.push_back(Read::Halted { slot: record.slot, reason });
+        if Memory::of(record) == known {
+            return None;
         }
-        return;
+        let reason = standing::another_record(reader, record.slot, reading.next);
+        slots.remove(&record.slot);
+        return Some((record.slot, reason));
     }
     batch.push(reading.next, record);
     reading.next = record.offset + 1;
+    None
 }
 
 pub(crate) fn list(topic: &str, offsets: impl Iterator<Item = (u32, i64)>) -> KafkaResult<TopicPartitionList> {
@@ -369,13 +398,12 @@ mod tests {
         Record { slot: 1, offset, timestamp: 7, key: None, value: Some(value) }
     }
 
-    fn read(look_back: Option<Memory>, records: &[Record<'_>]) -> (Batch, VecDeque<Read>) {
+    fn read(look_back: Option<Memory>, records: &[Record<'_>]) -> (Batch, Vec<(u32, String)>) {
         let mut slots = BTreeMap::from([(1, Reading { next: 5, look_back })]);
-        let (mut batch, mut pending) = (Batch::default(), VecDeque::new());
-        for record in records {
-            take(&mut slots, &mut pending, standing::Reader { topic: "t", group: None }, &mut batch, record);
-        }
-        (batch, pending)
+        let mut batch = Batch::default();
+        let reader = standing::Reader { topic: "t", group: None };
+        let halts = records.iter().filter_map(|record| take(&mut slots, reader, &mut batch, record)).collect();
+        (batch, halts)
     }
 
     #[test]
@@ -393,6 +421,6 @@ mod tests {
     #[test]
     fn another_log_is_not_read_at_all() {
         let (batch, pending) = read(Some(Memory::of(&record(4, b"a"))), &[record(4, b"z"), record(5, b"b")]);
-        assert!(batch.is_empty() && matches!(&pending[0], Read::Halted { slot: 1, .. }));
+        assert!(batch.is_empty() && pending[0].0 == 1);
     }
 }

@@ -29,6 +29,9 @@ pub trait Service: Send + Sync + 'static {
 
 /// A service's tables in a shard.
 pub trait Tables: Service {
+    /// What became of a request.
+    type Outcome: Send + 'static;
+
     /// Tables of outcomes whose rows are removed once they are older than the service keeps outcomes. Each has the
     /// columns `slot` and `batch`.
     const PRUNED: &'static [&'static str];
@@ -40,14 +43,17 @@ pub trait Tables: Service {
         tx: &mut PgConnection,
         batch: i64,
         plan: &Self::Plan,
-    ) -> impl Future<Output = sqlx::Result<Vec<Message>>> + Send;
+    ) -> impl Future<Output = sqlx::Result<Vec<Self::Outcome>>> + Send;
 
     /// What is to be published of the rows whose batch is in the range, in order.
     fn outcomes(
         &self,
         shard: &mut PgConnection,
         range: BatchRange,
-    ) -> impl Future<Output = sqlx::Result<Vec<Message>>> + Send;
+    ) -> impl Future<Output = sqlx::Result<Vec<Self::Outcome>>> + Send;
+
+    /// An outcome as it is published.
+    fn message(outcome: Self::Outcome) -> sqlx::Result<Message>;
 
     /// Routes through which gateways read this shard.
     fn reads(&self, shard: PgPool) -> Router;

@@ -3,7 +3,7 @@
 //! Where it stands is in the group's offsets, and beside each what it remembers of the log (the offset's metadata), so a
 //! topic made anew or a hole halts a partition here as it does in a worker.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -17,7 +17,7 @@ use shardlane_config::{ConfigError, ServiceConfig};
 use tokio::runtime::Handle;
 
 use crate::addresses::Addresses;
-use crate::edges::{Outlet, Read};
+use crate::edges::Outlet;
 use crate::health::Health;
 use crate::intake::{DeadLetter, Memory};
 use crate::kafka;
@@ -252,15 +252,8 @@ impl<S: Step> Member<S> {
             }
             match polled {
                 Some(Ok(message)) => {
-                    let mut halts = VecDeque::new();
-                    take(
-                        &mut now.partitions,
-                        &mut halts,
-                        consumer.context().reader(),
-                        &mut batch,
-                        &as_record(&message),
-                    );
-                    if let Some(Read::Halted { slot, reason }) = halts.pop_front() {
+                    let reader = consumer.context().reader();
+                    if let Some((slot, reason)) = take(&mut now.partitions, reader, &mut batch, &as_record(&message)) {
                         self.health.halt(slot, reason);
                     }
                     close.get_or_insert_with(|| Instant::now() + LINGER);

@@ -18,7 +18,7 @@ use crate::partition_loop::{LOOP, LoopEnd, PartitionLoop};
 use crate::postgres::{PgOutbox, PgShard};
 use crate::process::{self, Shutdown};
 use crate::producer::Producer;
-use crate::reader::Reader;
+use crate::reader::{Reader, StartError};
 use crate::relay::{RELAY, Relay};
 use crate::retention::Retention;
 use crate::service::{Service, Tables};
@@ -75,6 +75,9 @@ pub enum WorkerError {
         /// Whose it should be.
         partition: u32,
     },
+    /// Reading cannot begin.
+    #[error(transparent)]
+    Start(#[from] StartError),
     /// The reading thread ended, which it never does by itself.
     #[error("the reading thread has ended; see the log lines before this one")]
     ReaderEnded,
@@ -105,7 +108,7 @@ pub struct Edges<H, L, O, T> {
 }
 
 /// The real ones.
-pub type RealEdges<S> = Edges<PgShard<S>, Reader, PgOutbox<S>, Producer>;
+pub type RealEdges<S> = Edges<PgShard<S>, Reader<<S as Service>::Plan>, PgOutbox<S>, Producer>;
 
 /// Runs a worker until the shutdown, or until another takes its place.
 pub async fn run<S: Tables>(service: S, options: WorkerOptions, shutdown: Shutdown) -> Result<(), WorkerError> {
@@ -122,7 +125,7 @@ pub async fn run_wrapped<S, H, L, O, T>(
 where
     S: Tables,
     H: Shard<S>,
-    L: Log,
+    L: Log<S>,
     O: Outbox + 'static,
     T: Outlet + 'static,
 {
@@ -186,7 +189,7 @@ fn real_edges<S: Tables>(
     let name = format!("{}-{partition}", config.name);
     Ok(Edges {
         shard: PgShard::new(Arc::clone(service), config, *partition, owner, address.clone()),
-        log: Reader::start(&config.kafka, &name, config.topic(S::INPUT)?, Arc::clone(metrics))?,
+        log: Reader::start(Arc::clone(service), config, &name, Arc::clone(metrics))?,
         outbox: PgOutbox::new(Arc::clone(service), config, owner, address.clone()),
         outlet: Producer::new(&kafka::lasting_producer(&config.kafka, &name))?,
     })
@@ -201,7 +204,7 @@ async fn turn_and_relay<S, H, L, O, T>(
 where
     S: Service,
     H: Shard<S>,
-    L: Log,
+    L: Log<S>,
     O: Outbox + 'static,
     T: Outlet + 'static,
 {

@@ -65,25 +65,23 @@ impl Service for SignupService {
 }
 
 impl Tables for SignupService {
+    type Outcome = SignupResponse;
     const PRUNED: &'static [&'static str] = &["refusal"];
 
-    async fn apply(&self, tx: &mut PgConnection, batch: i64, plan: &SignupPlan) -> sqlx::Result<Vec<Message>> {
-        messages(tables::apply(tx, batch, plan, &self.trust).await?)
+    async fn apply(&self, tx: &mut PgConnection, batch: i64, plan: &SignupPlan) -> sqlx::Result<Vec<SignupResponse>> {
+        tables::apply(tx, batch, plan, &self.trust).await
     }
 
-    async fn outcomes(&self, shard: &mut PgConnection, range: BatchRange) -> sqlx::Result<Vec<Message>> {
-        messages(tables::outcomes(shard, range).await?)
+    async fn outcomes(&self, shard: &mut PgConnection, range: BatchRange) -> sqlx::Result<Vec<SignupResponse>> {
+        tables::outcomes(shard, range).await
+    }
+
+    fn message(response: SignupResponse) -> sqlx::Result<Message> {
+        let value = serde_json::to_vec(&response).map_err(|error| sqlx::Error::Encode(Box::new(error)))?;
+        Ok(Message { role: RESPONSE, key: response.username.into_bytes(), value })
     }
 
     fn reads(&self, shard: PgPool) -> Router {
         reads::routes(shard)
     }
-}
-
-fn messages(responses: Vec<SignupResponse>) -> sqlx::Result<Vec<Message>> {
-    let message = |response: SignupResponse| {
-        let value = serde_json::to_vec(&response).map_err(|error| sqlx::Error::Encode(Box::new(error)))?;
-        Ok(Message { role: RESPONSE, key: response.username.into_bytes(), value })
-    };
-    responses.into_iter().map(message).collect()
 }

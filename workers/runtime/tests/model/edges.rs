@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use rand::RngExt;
 use shardlane_runtime::edges::{
-    Clock, Fence, Log, Outbox, OutboxError, Outlet, Read, Shard, ShardError, Slots, TakeOver, Window,
+    Clock, Fence, Log, Outbox, OutboxError, Outcomes, Outlet, Read, Shard, ShardError, Slots, TakeOver, Window,
 };
 use shardlane_runtime::intake::{Advance, DeadLetter, Positions};
+use shardlane_runtime::prepare::prepare;
 use shardlane_runtime::producer::Outgoing;
 use shardlane_runtime::record::{Batch, Record};
 use shardlane_runtime::service::{Accepted, Rejection};
@@ -168,7 +169,7 @@ impl Shard<Model> for SimShard {
         Ok(Some(fence))
     }
 
-    async fn apply(&mut self, batch: i64, plan: &Vec<Accepted<Request>>) -> Result<Vec<Outgoing>, ShardError> {
+    async fn apply(&mut self, batch: i64, plan: &Vec<Accepted<Request>>) -> Result<Outcomes, ShardError> {
         self.step_in_tx().await?;
         if plan.iter().any(|accepted| accepted.request.content == REFUSED) {
             self.roll_back().await?;
@@ -178,10 +179,11 @@ impl Shard<Model> for SimShard {
         for accepted in plan {
             apply_one(self.tx(), fault, batch, accepted);
         }
-        Ok(outcomes(self.tx(), fault, |of| of == batch))
+        let records = outcomes(self.tx(), fault, |of| of == batch);
+        Ok(Box::new(move || Ok(records)))
     }
 
-    async fn bury(&mut self, batch: i64, dead: &[DeadLetter]) -> Result<Vec<Outgoing>, ShardError> {
+    async fn bury(&mut self, batch: i64, dead: &[DeadLetter]) -> Result<Outcomes, ShardError> {
         self.step_in_tx().await?;
         let text = |bytes: &Option<Vec<u8>>| String::from_utf8(bytes.clone().unwrap()).unwrap();
         let outside = self.world().has(Fault::DeadLettersOutsideTransaction);
@@ -197,7 +199,8 @@ impl Shard<Model> for SimShard {
                 self.tx().dead.insert(at, row);
             }
         }
-        Ok(dead_letters(self.tx(), |of| of == batch))
+        let records = dead_letters(self.tx(), |of| of == batch);
+        Ok(Box::new(move || Ok(records)))
     }
 
     async fn advance(&mut self, advances: &[Advance]) -> Result<bool, ShardError> {
@@ -300,13 +303,13 @@ impl SimLog {
     }
 }
 
-impl Log for SimLog {
+impl Log<Model> for SimLog {
     fn assign(&mut self, standings: Standings) {
         self.next = Some(standings.into_iter().map(|(slot, standing)| (slot, standing.next_offset)).collect());
         self.assigned = false;
     }
 
-    async fn next(&mut self, _: bool) -> Option<Read> {
+    async fn next(&mut self, _: bool) -> Option<Read<Vec<Accepted<Request>>>> {
         loop {
             step().await;
             if self.world.lock().breaks(0.01) {
@@ -316,7 +319,7 @@ impl Log for SimLog {
                 return Some(Read::Assigned { halted: Default::default(), strays: Vec::new(), notices: Vec::new() });
             }
             if let Some(batch) = self.read() {
-                return Some(Read::Batch(batch));
+                return Some(Read::Batch(prepare(&Model, keyspace(), batch)));
             }
         }
     }
