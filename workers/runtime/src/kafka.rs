@@ -60,7 +60,8 @@ pub fn lasting_producer(kafka: &KafkaConfig, client_id: &str) -> ClientConfig {
         .set("enable.idempotence", "true")
         .set("acks", "all")
         .set("message.timeout.ms", "0")
-        .set("linger.ms", "0.2")
+        // A window is handed over at once, so records travel together anyhow.
+        .set("linger.ms", "0")
         // Dead letters and outputs are larger than inputs, whose limit is the broker's.
         .set("message.max.bytes", "8388608")
         .set("queue.buffering.max.messages", "200000");

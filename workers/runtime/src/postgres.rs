@@ -131,15 +131,7 @@ impl<S: Tables> Shard<S> for PgShard<S> {
     async fn begin(&mut self) -> Result<Option<Fence>, ShardError> {
         let fence = async {
             let connection = self.session.get().await?;
-            within(async {
-                sqlx::raw_sql("BEGIN").execute(&mut *connection).await?;
-                let fence = shard::fence(connection, &self.owner).await?;
-                if fence.is_none() {
-                    sqlx::raw_sql("ROLLBACK").execute(connection).await?;
-                }
-                Ok(fence)
-            })
-            .await
+            within(shard::begin(connection, &self.owner)).await
         };
         let fence = fence.await;
         self.said(fence)

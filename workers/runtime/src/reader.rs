@@ -30,8 +30,8 @@ use crate::standing::{self, Standings};
 
 /// A batch that is waited for is closed this long after its first record at the latest.
 pub(crate) const LINGER: Duration = Duration::from_millis(5);
-/// It is closed earlier if nothing more comes for this long.
-const MOMENT: Duration = Duration::from_micros(200);
+/// How often a batch that grows looks whether it is waited for. One that is waited for takes only what is there.
+const MOMENT: Duration = Duration::from_micros(500);
 /// How long a poll may wait: how late an idle reader notices a new assignment or its end.
 pub(crate) const POLL: Duration = Duration::from_millis(20);
 
@@ -317,7 +317,11 @@ impl<S: Service> ReaderThread<S> {
         let mut batch = Batch::default();
         let mut close: Option<Instant> = None;
         loop {
-            let polled = self.consumer.poll(if close.is_some() { MOMENT } else { POLL });
+            let polled = self.consumer.poll(match close {
+                None => POLL,
+                Some(_) if self.hungry.load(Ordering::Relaxed) => Duration::ZERO,
+                Some(_) => MOMENT,
+            });
             let idle = polled.is_none();
             match polled {
                 Some(Ok(message)) => {

@@ -1,6 +1,6 @@
 //! The runtime's own statements: the fence, the slots, the dead letters and the relay's mark.
 
-use sqlx::{Connection, PgConnection, Row};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
 
 use crate::edges::{Fence, Slots, TakeOver, memory};
 use crate::intake::{Advance, DeadLetter};
@@ -60,12 +60,18 @@ pub async fn load_slots(shard: &mut PgConnection, owner: &str) -> sqlx::Result<O
     Ok(Some(Slots { version: first.get(0), standings: rows.iter().filter_map(standing).collect() }))
 }
 
-/// Locks the shard for a batch. `None`: another worker has taken over.
-pub async fn fence(tx: &mut PgConnection, owner: &str) -> sqlx::Result<Option<Fence>> {
-    let row = sqlx::query("UPDATE shard SET batch = batch + 1 WHERE owner = $1 RETURNING batch, slots_version")
-        .bind(owner)
-        .fetch_optional(tx)
-        .await?;
+/// Begins a transaction and locks the shard for a batch, in one trip to the server. `None`: another worker has taken over,
+/// and no transaction has begun.
+pub async fn begin(shard: &mut PgConnection, owner: &str) -> sqlx::Result<Option<Fence>> {
+    let statements = format!(
+        "BEGIN; UPDATE shard SET batch = batch + 1 WHERE owner = '{}' RETURNING batch, slots_version",
+        owner.replace('\'', "''")
+    );
+    // The worker's own name, and quoted: several statements at once take no parameters.
+    let row = sqlx::raw_sql(AssertSqlSafe(statements)).fetch_optional(&mut *shard).await?;
+    if row.is_none() {
+        sqlx::raw_sql("ROLLBACK").execute(shard).await?;
+    }
     Ok(row.map(|row| Fence { batch: row.get(0), slots_version: row.get(1) }))
 }
 
