@@ -35,7 +35,8 @@ impl Watch {
     /// Looks once.
     pub async fn look(&mut self) -> Result<Look> {
         let rows = sqlx::query(
-            "SELECT s.published, s.applied, a.pid, coalesce(a.wait_event, 'on a processor')
+            "SELECT s.published, s.applied, a.pid,
+                    CASE WHEN a.state = 'idle' THEN 'idle' ELSE coalesce(a.wait_event, 'on a processor') END
              FROM (SELECT batch = relayed_batch AS published, (SELECT sum(next_offset) FROM slot)::bigint AS applied
                    FROM shard) s
              LEFT JOIN pg_stat_activity a
@@ -80,7 +81,8 @@ impl Waits {
         let share = |count: &u32| (count * 100 + all / 2) / all;
         let mut shares: Vec<_> = seen.iter().map(|(what, count)| (what.clone(), share(count))).collect();
         shares.sort_by_key(|(_, share)| std::cmp::Reverse(*share));
-        Self { idle: seen.get("ClientRead").map_or(0, share), shares }
+        let idle = ["idle", "ClientRead"].iter().filter_map(|what| seen.get(*what)).map(share).sum();
+        Self { idle, shares }
     }
 }
 
