@@ -87,9 +87,12 @@ pub fn percentile(values: &[f64], share: f64) -> f64 {
 }
 
 impl Samples {
-    /// The middle one.
+    /// The middle one, or what lies between the middle two.
     pub fn median(&self) -> f64 {
-        percentile(&self.0, 0.5)
+        let mut sorted = self.0.clone();
+        sorted.sort_by(f64::total_cmp);
+        let (lower, upper) = (sorted.len().saturating_sub(1) / 2, sorted.len() / 2);
+        sorted.get(lower).zip(sorted.get(upper)).map_or(f64::NAN, |(lower, upper)| f64::midpoint(*lower, *upper))
     }
 
     fn range(&self, unit: Unit) -> String {
@@ -274,6 +277,13 @@ mod tests {
         let row = row(&[1., 70., 900.], &[100., 100., 5.], Target::Ratio(0.7));
         assert_eq!(row.ratio(), Some(0.7));
         assert!(row.verdict().ends_with("reached"), "{}", row.verdict());
+    }
+
+    #[test]
+    fn the_median_of_two_runs_flatters_none() {
+        assert_eq!(Samples(vec![77., 125.]).median(), 101.);
+        assert_eq!(Samples(vec![9., 1., 2.]).median(), 2.);
+        assert!(Samples(Vec::new()).median().is_nan());
     }
 
     #[test]
