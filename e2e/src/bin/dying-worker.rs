@@ -62,7 +62,7 @@ impl<S: Service, E: Shard<S>> Shard<S> for Dying<E> {
         self.edge.begin().await
     }
 
-    async fn apply(&mut self, batch: i64, plan: &S::Plan) -> Result<Outcomes, ShardError> {
+    async fn apply(&mut self, batch: i64, plan: &Arc<S::Plan>) -> Result<Outcomes, ShardError> {
         self.edge.apply(batch, plan).await
     }
 

@@ -2,6 +2,7 @@
 //! [`crate::producer`]; others simulate them, or break them on purpose.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::intake::{Advance, DeadLetter, Memory, Positions};
@@ -78,7 +79,7 @@ pub trait Shard<S: Service>: Send {
     fn begin(&mut self) -> impl Future<Output = Result<Option<Fence>, ShardError>> + Send;
 
     /// Writes the service's state and outcomes. Gives what is to be published of it.
-    fn apply(&mut self, batch: i64, plan: &S::Plan) -> impl Future<Output = Result<Outcomes, ShardError>> + Send;
+    fn apply(&mut self, batch: i64, plan: &Arc<S::Plan>) -> impl Future<Output = Result<Outcomes, ShardError>> + Send;
 
     /// Stores dead letters. Gives what is to be published of them, with the batch.
     fn bury(&mut self, batch: i64, dead: &[DeadLetter]) -> impl Future<Output = Result<Outcomes, ShardError>> + Send;

@@ -137,7 +137,7 @@ impl<S: Tables> Shard<S> for PgShard<S> {
         self.said(fence)
     }
 
-    async fn apply(&mut self, batch: i64, plan: &S::Plan) -> Result<Outcomes, ShardError> {
+    async fn apply(&mut self, batch: i64, plan: &Arc<S::Plan>) -> Result<Outcomes, ShardError> {
         let applied = async { within(self.service.apply(self.session.same()?, batch, plan)).await }.await;
         if let Some(rejection) = applied.as_ref().err().and_then(refused_data) {
             self.roll_back().await?;
@@ -146,8 +146,8 @@ impl<S: Tables> Shard<S> for PgShard<S> {
         let outcomes = self.said(applied)?;
         let addresses = Arc::clone(&self.addresses);
         Ok(Box::new(move || {
-            let outgoing = |outcome| addresses.outgoing(S::message(outcome).map_err(said)?).map_err(said);
-            outcomes.into_iter().map(outgoing).collect()
+            let messages = S::messages(outcomes).map_err(said)?;
+            messages.into_iter().map(|message| addresses.outgoing(message).map_err(said)).collect()
         }))
     }
 
@@ -221,9 +221,9 @@ impl<S: Tables> PgOutbox<S> {
         let dead = shard::dead_letters(&mut snapshot, range).await?;
         snapshot.commit().await?;
 
-        let mut records = Vec::with_capacity(outcomes.len() + dead.len());
-        for outcome in outcomes {
-            records.push(self.addresses.outgoing(S::message(outcome)?)?);
+        let mut records = Vec::new();
+        for message in S::messages(outcomes)? {
+            records.push(self.addresses.outgoing(message)?);
         }
         for letter in dead {
             records.push(self.addresses.dead_letter(letter)?);

@@ -1,5 +1,7 @@
 //! Making a batch ready for its turn, without I/O: sorted and folded, so that its transaction only writes.
 
+use std::sync::Arc;
+
 use crate::intake::{Advance, DeadLetter, Intake, Keyspace, Positions, sort_out};
 use crate::record::{Batch, Record};
 use crate::service::{Rejection, Service};
@@ -16,8 +18,8 @@ pub struct Prepared<P> {
 /// What one transaction writes.
 #[derive(Debug)]
 pub struct Work<P> {
-    /// The service's part.
-    pub plan: P,
+    /// The service's part. Shared, because the relay may put it into words long after it was written.
+    pub plan: Arc<P>,
     /// Records that cannot be taken.
     pub dead: Vec<DeadLetter>,
     /// How far each slot gets.
@@ -38,7 +40,7 @@ pub fn fold<'a, S: Service>(
     records: impl Iterator<Item = Record<'a>>,
 ) -> Work<S::Plan> {
     let Intake { accepted, dead, advances } = sort_out(service, keyspace, positions, records);
-    Work { plan: service.fold(accepted), dead, advances }
+    Work { plan: Arc::new(service.fold(accepted)), dead, advances }
 }
 
 /// Records that are all dead letters for one reason.
@@ -53,5 +55,5 @@ pub fn bury<'a, S: Service>(
         dead.push(DeadLetter::of(&record, rejection.clone()));
         advances.push(Advance::over(positions, &record));
     }
-    Work { plan: service.fold(Vec::new()), dead, advances }
+    Work { plan: Arc::new(service.fold(Vec::new())), dead, advances }
 }

@@ -30,8 +30,9 @@ use crate::standing::{self, Standings};
 
 /// A batch that is waited for is closed this long after its first record at the latest.
 pub(crate) const LINGER: Duration = Duration::from_millis(5);
-/// How often a batch that grows looks whether it is waited for. One that is waited for takes only what is there.
-const MOMENT: Duration = Duration::from_micros(500);
+/// How often a batch that grows looks whether it is waited for. One that is waited for takes only what is there. The library
+/// counts in milliseconds: less than one would not wait at all.
+pub(crate) const MOMENT: Duration = Duration::from_millis(1);
 /// How long a poll may wait: how late an idle reader notices a new assignment or its end.
 pub(crate) const POLL: Duration = Duration::from_millis(20);
 
@@ -69,7 +70,7 @@ pub struct Reader<P> {
     hungry: Arc<AtomicBool>,
 }
 
-impl<P: Send + 'static> Reader<P> {
+impl<P: Send + Sync + 'static> Reader<P> {
     /// Starts a reader of a service's input, with nothing assigned yet. It folds what it reads, beside the loop.
     pub fn start<S: Service<Plan = P>>(
         service: Arc<S>,

@@ -1,5 +1,7 @@
 //! What a service supplies. Everything else, offsets, slots, retries, publishing, is the runtime's.
 
+use std::sync::Arc;
+
 use axum::Router;
 use serde::{Deserialize, Serialize};
 use sqlx::{PgConnection, PgPool};
@@ -29,8 +31,8 @@ pub trait Service: Send + Sync + 'static {
 
 /// A service's tables in a shard.
 pub trait Tables: Service {
-    /// What became of a request.
-    type Outcome: Send + 'static;
+    /// What became of requests, not yet in words.
+    type Outcomes: Send + 'static;
 
     /// Tables of outcomes whose rows are removed once they are older than the service keeps outcomes. Each has the
     /// columns `slot` and `batch`.
@@ -42,18 +44,18 @@ pub trait Tables: Service {
         &self,
         tx: &mut PgConnection,
         batch: i64,
-        plan: &Self::Plan,
-    ) -> impl Future<Output = sqlx::Result<Vec<Self::Outcome>>> + Send;
+        plan: &Arc<Self::Plan>,
+    ) -> impl Future<Output = sqlx::Result<Self::Outcomes>> + Send;
 
     /// What is to be published of the rows whose batch is in the range, in order.
     fn outcomes(
         &self,
         shard: &mut PgConnection,
         range: BatchRange,
-    ) -> impl Future<Output = sqlx::Result<Vec<Self::Outcome>>> + Send;
+    ) -> impl Future<Output = sqlx::Result<Self::Outcomes>> + Send;
 
-    /// An outcome as it is published.
-    fn message(outcome: Self::Outcome) -> sqlx::Result<Message>;
+    /// Outcomes as they are published.
+    fn messages(outcomes: Self::Outcomes) -> sqlx::Result<Vec<Message>>;
 
     /// Routes through which gateways read this shard.
     fn reads(&self, shard: PgPool) -> Router;

@@ -23,7 +23,7 @@ use crate::intake::{DeadLetter, Memory};
 use crate::kafka;
 use crate::process::{Backoff, Shutdown, with_causes};
 use crate::producer::{Outgoing, Producer};
-use crate::reader::{LINGER, POLL, Reading, as_record, list, take};
+use crate::reader::{LINGER, MOMENT, POLL, Reading, as_record, list, take};
 use crate::record::{Batch, Record};
 use crate::relay::digest;
 use crate::service::{Accepted, Message, Rejection};
@@ -244,7 +244,7 @@ impl<S: Step> Member<S> {
     fn read(&self, consumer: &BaseConsumer<Assignment>) -> KafkaResult<Batch> {
         let (mut batch, mut close) = (Batch::default(), None::<Instant>);
         loop {
-            let wait = close.map_or(POLL, |close| close.saturating_duration_since(Instant::now()));
+            let wait = close.map_or(POLL, |close| close.saturating_duration_since(Instant::now()).max(MOMENT));
             let polled = consumer.poll(wait);
             let Ok(mut now) = consumer.context().now.lock() else { return Ok(batch) };
             if let Some(trouble) = now.trouble.take() {

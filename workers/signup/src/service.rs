@@ -1,5 +1,7 @@
 //! Sign-up as a service of the runtime.
 
+use std::sync::Arc;
+
 use axum::Router;
 use serde::{Deserialize, Serialize};
 use shardlane_runtime::record::Record;
@@ -8,7 +10,7 @@ use shardlane_runtime::{ksuid, shard};
 use sqlx::{PgConnection, PgPool};
 
 use crate::fold::{SignupPlan, fold};
-use crate::tables::Trust;
+use crate::tables::{Told, Trust};
 use crate::username::UsernameRules;
 use crate::wire::{Signup, SignupResponse, parse};
 use crate::{reads, tables};
@@ -65,23 +67,35 @@ impl Service for SignupService {
 }
 
 impl Tables for SignupService {
-    type Outcome = SignupResponse;
+    type Outcomes = Told;
     const PRUNED: &'static [&'static str] = &["refusal"];
 
-    async fn apply(&self, tx: &mut PgConnection, batch: i64, plan: &SignupPlan) -> sqlx::Result<Vec<SignupResponse>> {
+    async fn apply(&self, tx: &mut PgConnection, batch: i64, plan: &Arc<SignupPlan>) -> sqlx::Result<Told> {
         tables::apply(tx, batch, plan, &self.trust).await
     }
 
-    async fn outcomes(&self, shard: &mut PgConnection, range: BatchRange) -> sqlx::Result<Vec<SignupResponse>> {
+    async fn outcomes(&self, shard: &mut PgConnection, range: BatchRange) -> sqlx::Result<Told> {
         tables::outcomes(shard, range).await
     }
 
-    fn message(response: SignupResponse) -> sqlx::Result<Message> {
-        let value = serde_json::to_vec(&response).map_err(|error| sqlx::Error::Encode(Box::new(error)))?;
-        Ok(Message { role: RESPONSE, key: response.username.into_bytes(), value })
+    fn messages(told: Told) -> sqlx::Result<Vec<Message>> {
+        match told {
+            Told::AllWon(plan) => {
+                plan.first.iter().map(|claim| message(&claim.request_id, &claim.username, true)).collect()
+            }
+            Told::Each(responses) => {
+                responses.iter().map(|told| message(&told.request_id, &told.username, told.success)).collect()
+            }
+        }
     }
 
     fn reads(&self, shard: PgPool) -> Router {
         reads::routes(shard)
     }
+}
+
+fn message(request_id: &str, username: &str, success: bool) -> sqlx::Result<Message> {
+    let response = SignupResponse { request_id: request_id.into(), username: username.into(), success };
+    let value = serde_json::to_vec(&response).map_err(|error| sqlx::Error::Encode(Box::new(error)))?;
+    Ok(Message { role: RESPONSE, key: username.as_bytes().to_vec(), value })
 }

@@ -1,6 +1,7 @@
 //! The statements of a sign-up shard: one for each table and batch, never one for each record.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use shardlane_runtime::service::BatchRange;
@@ -15,15 +16,10 @@ pub const DDL: &str = include_str!("schema.sql");
 pub const TABLES: [&str; 2] = ["account", "refusal"];
 
 /// Writes a batch.
-pub async fn apply(
-    tx: &mut PgConnection,
-    batch: i64,
-    plan: &SignupPlan,
-    trust: &Trust,
-) -> sqlx::Result<Vec<SignupResponse>> {
+pub async fn apply(tx: &mut PgConnection, batch: i64, plan: &Arc<SignupPlan>, trust: &Trust) -> sqlx::Result<Told> {
     let won = open_accounts(tx, batch, &plan.first, trust).await?;
     if won == plan.first.len() as u64 && plan.later.is_empty() {
-        return Ok(plan.first.iter().map(|claim| response(claim, true)).collect());
+        return Ok(Told::AllWon(Arc::clone(plan)));
     }
     // Somebody has lost or asks again: the winners say who.
     let claims: Vec<&Claim> = plan.first.iter().chain(&plan.later).collect();
@@ -41,7 +37,16 @@ pub async fn apply(
     answer_again(tx, batch, &again).await?;
     refuse(tx, batch, &lost).await?;
     told.sort_unstable_by_key(|(place, _)| *place);
-    Ok(told.into_iter().map(|(_, response)| response).collect())
+    Ok(Told::Each(told.into_iter().map(|(_, response)| response).collect()))
+}
+
+/// What became of some requests.
+#[derive(Debug)]
+pub enum Told {
+    /// Every claim of a batch has won, and no name was claimed twice.
+    AllWon(Arc<SignupPlan>),
+    /// This.
+    Each(Vec<SignupResponse>),
 }
 
 fn response(claim: &Claim, success: bool) -> SignupResponse {
@@ -168,7 +173,7 @@ async fn refuse(tx: &mut PgConnection, batch: i64, claims: &[&Claim]) -> sqlx::R
 }
 
 /// The outcomes of some batches, in order.
-pub async fn outcomes(shard: &mut PgConnection, range: BatchRange) -> sqlx::Result<Vec<SignupResponse>> {
+pub async fn outcomes(shard: &mut PgConnection, range: BatchRange) -> sqlx::Result<Told> {
     let rows = sqlx::query(
         "SELECT request_id, username, success FROM (
              SELECT batch, slot, record_offset, request_id, username, true AS success
@@ -187,5 +192,5 @@ pub async fn outcomes(shard: &mut PgConnection, range: BatchRange) -> sqlx::Resu
         username: row.get(1),
         success: row.get(2),
     };
-    Ok(rows.iter().map(response).collect())
+    Ok(Told::Each(rows.iter().map(response).collect()))
 }

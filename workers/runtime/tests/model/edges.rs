@@ -169,14 +169,14 @@ impl Shard<Model> for SimShard {
         Ok(Some(fence))
     }
 
-    async fn apply(&mut self, batch: i64, plan: &Vec<Accepted<Request>>) -> Result<Outcomes, ShardError> {
+    async fn apply(&mut self, batch: i64, plan: &Arc<Vec<Accepted<Request>>>) -> Result<Outcomes, ShardError> {
         self.step_in_tx().await?;
         if plan.iter().any(|accepted| accepted.request.content == REFUSED) {
             self.roll_back().await?;
             return Err(ShardError::Refused(Rejection::refused("22000", "content")));
         }
         let fault = self.world().fault;
-        for accepted in plan {
+        for accepted in plan.iter() {
             apply_one(self.tx(), fault, batch, accepted);
         }
         let records = outcomes(self.tx(), fault, |of| of == batch);
