@@ -24,18 +24,19 @@ struct Taken {
 struct Fronts<'a> {
     stage: &'a Stage,
     service: PlainService,
+    worker: Option<Process>,
 }
 
 /// All runs, as rows of the report.
 pub async fn measure(stage: &Stage) -> Result<Vec<Row>> {
     // Without a worker: only what the gateway itself does is measured, and the worker takes no processor from it.
-    let alone = Fronts { stage, service: stage.service("gateway", None).await? };
-    let served = Fronts { stage, service: stage.service("gateway-waiting", None).await? };
+    let alone = Fronts { stage, service: stage.service("gateway", None).await?, worker: None };
     let acknowledging = alone.compare("Gateway, acknowledging", true, Some(Target::Ratio(0.7))).await?;
-    let mut worker = served.service.worker(PARTITION).await?;
+    let service = stage.service("gateway-waiting", None).await?;
+    let worker = service.worker(PARTITION).await?;
     worker.ready().await?;
+    let served = Fronts { stage, service, worker: Some(worker) };
     let waiting = served.compare("Gateway, waiting for the outcome", false, None).await?;
-    worker.kill().await?;
     Ok(vec![acknowledging, waiting])
 }
 
@@ -79,7 +80,10 @@ impl Fronts<'_> {
         let to = from + Duration::from_secs(if self.stage.options.quick { 3 } else { 8 });
         let host = host(&gateway)?.to_owned();
         let load = Load { host, connections: self.stage.options.connections, acknowledge, seed, from, to };
-        let parts = [("gateway", gateway.pid()?)];
+        let mut parts = vec![("gateway", gateway.pid()?)];
+        if let Some(worker) = &self.worker {
+            parts.push(("worker", worker.pid()?));
+        }
         let during = async {
             tokio::time::sleep_until(from.into()).await;
             let before = self.stage.servers.snapshot(&parts)?;
