@@ -16,6 +16,7 @@ use shardlane_runtime::config::ServiceConfig;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, PgConnection};
 use tokio::process::Command;
+use tokio::runtime::Runtime;
 use tokio::sync::OnceCell;
 
 use crate::faults::signal_worker;
@@ -29,12 +30,18 @@ pub const KAFKA: &str = "kafka.kafka:9092";
 /// Kafka, as tests reach it: the broker says this very address, so the port is fixed.
 pub const FORWARDED_KAFKA: &str = "127.0.0.1:19092";
 
-/// A way to the broker, opened once for all tests of a process.
-pub async fn kafka(client: &Client) -> Result<Arc<Forward>> {
+/// A way to the broker, opened once for all tests of a process; on a runtime of its own, for a test's ends with the test.
+pub async fn kafka() -> Result<Arc<Forward>> {
+    static RUNTIME: OnceCell<Runtime> = OnceCell::const_new();
     static KAFKA: OnceCell<Arc<Forward>> = OnceCell::const_new();
+    let make = async || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    let runtime = RUNTIME.get_or_try_init(make).await?;
     let open = async || {
-        let forward = Forward::open(client, "kafka", "app.kubernetes.io/name=kafka", 19_092, 19_092).await?;
-        Ok::<_, anyhow::Error>(Arc::new(forward))
+        let opened = runtime.spawn(async {
+            let client = Client::try_default().await?;
+            Forward::open(&client, "kafka", "app.kubernetes.io/name=kafka", 19_092, 19_092).await
+        });
+        Ok::<_, anyhow::Error>(Arc::new(opened.await??))
     };
     Ok(Arc::clone(KAFKA.get_or_try_init(open).await?))
 }

@@ -150,7 +150,7 @@ async fn a_hole_in_the_log_halts_its_slot_and_no_other() -> Result<()> {
     // Stopped, not killed: the kubelet would start it again at once. It must not read what is about to be lost.
     let worker = service.worker(0).await?;
     signal_worker(&worker, "STOP").await?;
-    let _forward = kafka(&client).await?;
+    let _forward = kafka().await?;
     let producer = topic::producer(FORWARDED_KAFKA)?;
     let request = &config.topic("request")?.name;
     for name in &lost[..20] {

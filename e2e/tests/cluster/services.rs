@@ -76,14 +76,14 @@ async fn three_of_24_with_clients_retries_kills_and_poison() -> Result<()> {
     told_the_same(&both, &send_all(&url, all, 64).await?)?;
     check_shards(&service.config, &mut shards, &both).await?;
 
-    poison(&client, &service, &url).await?;
+    poison(&service, &url).await?;
     drop(shards);
     service.remove().await
 }
 
 /// Poison goes to the dead-letter topic with its reason, and the worker goes on.
-async fn poison(client: &Client, service: &ClusterService, url: &str) -> Result<()> {
-    let _forward = kafka(client).await?;
+async fn poison(service: &ClusterService, url: &str) -> Result<()> {
+    let _forward = kafka().await?;
     let producer = topic::producer(FORWARDED_KAFKA)?;
     let request = &service.config.topic("request")?.name;
     let slot = |key: &[u8]| slot_of(service.config.partitioner, key, 24);
