@@ -252,7 +252,6 @@ impl<S: Service, H: Shard<S>, L: Log<S>, C: Clock> PartitionLoop<S, H, L, C> {
                     biased;
                     written = &mut writing => break written,
                     read = log.next(false), if ahead.is_none() => ahead = Some(read),
-
                 }
             }
         };

@@ -94,46 +94,29 @@ impl<S: Tables> PgShard<S> {
 impl<S: Tables> Shard<S> for PgShard<S> {
     async fn take_over(&mut self) -> Result<TakeOver, ShardError> {
         let taken = async {
-            let connection = self.session.get().await?;
-            within(shard::take_over(connection, &self.service_id, self.partition, &self.owner)).await
-        };
-        let taken = taken.await;
+            within(shard::take_over(self.session.get().await?, &self.service_id, self.partition, &self.owner)).await
+        }
+        .await;
         self.said(taken)
     }
 
     async fn slots(&mut self) -> Result<Option<Slots>, ShardError> {
-        let slots = async {
-            let connection = self.session.get().await?;
-            within(shard::load_slots(connection, &self.owner)).await
-        };
-        let slots = slots.await;
+        let slots = async { within(shard::load_slots(self.session.get().await?, &self.owner)).await }.await;
         self.said(slots)
     }
 
     async fn slots_version(&mut self) -> Result<Option<i64>, ShardError> {
-        let version = async {
-            let connection = self.session.get().await?;
-            within(shard::slots_version(connection, &self.owner)).await
-        };
-        let version = version.await;
+        let version = async { within(shard::slots_version(self.session.get().await?, &self.owner)).await }.await;
         self.said(version)
     }
 
     async fn adopt(&mut self, strays: &[(u32, i64)]) -> Result<(), ShardError> {
-        let adopted = async {
-            let connection = self.session.get().await?;
-            within(shard::adopt(connection, &self.owner, strays)).await
-        };
-        let adopted = adopted.await;
+        let adopted = async { within(shard::adopt(self.session.get().await?, &self.owner, strays)).await }.await;
         self.said(adopted)
     }
 
     async fn begin(&mut self) -> Result<Option<Fence>, ShardError> {
-        let fence = async {
-            let connection = self.session.get().await?;
-            within(shard::begin(connection, &self.owner)).await
-        };
-        let fence = fence.await;
+        let fence = async { within(shard::begin(self.session.get().await?, &self.owner)).await }.await;
         self.said(fence)
     }
 

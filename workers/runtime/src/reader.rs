@@ -15,7 +15,7 @@ use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::{ClientConfig, Offset, Statistics, TopicPartitionList};
-use shardlane_config::{ConfigError, ServiceConfig};
+use shardlane_config::{ServiceConfig, TopicConfig};
 use shardlane_topic_id::Described;
 use tokio::sync::mpsc as tokio_mpsc;
 
@@ -51,17 +51,6 @@ enum Order {
 /// What was read, and of which assignment.
 type Tagged<P> = (u64, Read<P>);
 
-/// Why reading cannot begin.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// The service has no topic to read.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// A Kafka client could not be made.
-    #[error("cannot make a Kafka client: {0}")]
-    Kafka(#[from] KafkaError),
-}
-
 /// The loop's side of a reader. Dropping it ends the thread.
 pub struct Reader<P> {
     orders: mpsc::Sender<Order>,
@@ -71,14 +60,15 @@ pub struct Reader<P> {
 }
 
 impl<P: Send + Sync + 'static> Reader<P> {
-    /// Starts a reader of a service's input, with nothing assigned yet. It folds what it reads, beside the loop.
+    /// Starts a reader of the topic that a service consumes, with nothing assigned yet. It folds what it reads, beside the loop.
     pub fn start<S: Service<Plan = P>>(
         service: Arc<S>,
         config: &ServiceConfig,
+        topic: &TopicConfig,
         name: &str,
         metrics: Arc<Metrics>,
-    ) -> Result<Self, StartError> {
-        let (topic, keyspace) = (config.topic(S::INPUT)?, Keyspace::of(config));
+    ) -> KafkaResult<Self> {
+        let keyspace = Keyspace::of(config);
         let mut config = kafka::consumer(&config.kafka, name);
         config.set("statistics.interval.ms", "2000");
         let consumer = connect(&config, &topic.name, &metrics)?;

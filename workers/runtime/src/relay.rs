@@ -89,19 +89,8 @@ impl<O: Outbox, T: Outlet, C: Clock> Relay<O, T, C> {
             return Ok(false);
         }
         // Waits for as long as the broker needs: there is nothing better to do.
-        let too_large = publish(&self.outlet, &window.records).await?;
-        if !too_large.is_empty() {
-            let digests: Vec<_> = too_large.iter().map(|at| digest(&self.dead_letters, &window.records[*at])).collect();
-            if let Some(at) = publish(&self.outlet, &digests).await?.first() {
-                return Err(OutboxError::Passing(format!(
-                    "the topic {} takes not even {} bytes, the digest of a record that is too large; raise its \
-                     max.message.bytes",
-                    digests[*at].topic,
-                    digests[*at].size()
-                )));
-            }
-            self.metrics.unpublishable(digests.len());
-        }
+        let digests = publish(&self.outlet, &self.dead_letters, &window.records).await.map_err(OutboxError::Passing)?;
+        self.metrics.unpublishable(digests);
         self.outbox.raise_mark(window.to).await?;
         self.mark = Some(window.to);
         self.metrics.relayed(window.records.len(), window.to);
@@ -109,12 +98,30 @@ impl<O: Outbox, T: Outlet, C: Clock> Relay<O, T, C> {
     }
 }
 
-async fn publish(outlet: &impl Outlet, records: &[Outgoing]) -> Result<Vec<usize>, OutboxError> {
-    outlet.deliver_all(records).await.map_err(|error| OutboxError::Passing(format!("Kafka: {error}")))
+/// Publishes records, and a digest of each that its topic will never take. Gives the number of digests.
+pub(crate) async fn publish(
+    outlet: &impl Outlet,
+    dead_letters: &Arc<str>,
+    records: &[Outgoing],
+) -> Result<usize, String> {
+    let refused = |error| format!("Kafka: {error}");
+    let too_large = outlet.deliver_all(records).await.map_err(refused)?;
+    if too_large.is_empty() {
+        return Ok(0);
+    }
+    let digests: Vec<_> = too_large.iter().map(|at| digest(dead_letters, &records[*at])).collect();
+    match outlet.deliver_all(&digests).await.map_err(refused)?.first() {
+        None => Ok(digests.len()),
+        Some(at) => Err(format!(
+            "the topic {} takes not even {} bytes, the digest of a record that is too large; raise its max.message.bytes",
+            digests[*at].topic,
+            digests[*at].size()
+        )),
+    }
 }
 
 /// What is published of a record that its topic will never take. The record itself stays in the shard.
-pub(crate) fn digest(dead_letters: &Arc<str>, record: &Outgoing) -> Outgoing {
+fn digest(dead_letters: &Arc<str>, record: &Outgoing) -> Outgoing {
     let value = record.value.as_deref().unwrap_or_default();
     let hash: String = Sha256::digest(value).iter().map(|byte| format!("{byte:02x}")).collect();
     let mut headers: Vec<_> = record.headers.iter().filter(|(name, _)| *name != REASON).cloned().collect();

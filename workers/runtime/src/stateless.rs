@@ -17,7 +17,6 @@ use shardlane_config::{ConfigError, ServiceConfig};
 use tokio::runtime::Handle;
 
 use crate::addresses::Addresses;
-use crate::edges::Outlet;
 use crate::health::Health;
 use crate::intake::{DeadLetter, Memory};
 use crate::kafka;
@@ -25,7 +24,7 @@ use crate::process::{Backoff, Shutdown, with_causes};
 use crate::producer::{Outgoing, Producer};
 use crate::reader::{LINGER, MOMENT, POLL, Reading, as_record, list, take};
 use crate::record::{Batch, Record};
-use crate::relay::digest;
+use crate::relay::publish;
 use crate::service::{Accepted, Message, Rejection};
 use crate::standing::{self, Standing};
 
@@ -282,12 +281,7 @@ impl<S: Step> Member<S> {
         for message in self.step.feed(items).await? {
             outgoing.push(self.addresses.outgoing(message).map_err(|error| error.to_string())?);
         }
-        let too_large = self.producer.deliver_all(&outgoing).await?;
-        let digests: Vec<_> = too_large.iter().map(|at| digest(&self.dead_letters, &outgoing[*at])).collect();
-        match self.producer.deliver_all(&digests).await?.first() {
-            None => Ok(()),
-            Some(at) => Err(format!("{} takes not even a digest; raise its max.message.bytes", digests[*at].topic)),
-        }
+        publish(&self.producer, &self.dead_letters, &outgoing).await.map(drop)
     }
 
     fn dead_letter(&self, letter: DeadLetter) -> Result<Outgoing, String> {

@@ -18,7 +18,7 @@ use crate::partition_loop::{LOOP, LoopEnd, PartitionLoop};
 use crate::postgres::{PgOutbox, PgShard};
 use crate::process::{self, Shutdown};
 use crate::producer::Producer;
-use crate::reader::{Reader, StartError};
+use crate::reader::Reader;
 use crate::relay::{RELAY, Relay};
 use crate::retention::Retention;
 use crate::service::{Service, Tables};
@@ -75,9 +75,6 @@ pub enum WorkerError {
         /// Whose it should be.
         partition: u32,
     },
-    /// Reading cannot begin.
-    #[error(transparent)]
-    Start(#[from] StartError),
     /// The reading thread ended, which it never does by itself.
     #[error("the reading thread has ended; see the log lines before this one")]
     ReaderEnded,
@@ -189,7 +186,7 @@ fn real_edges<S: Tables>(
     let name = format!("{}-{partition}", config.name);
     Ok(Edges {
         shard: PgShard::new(Arc::clone(service), config, *partition, owner, address.clone()),
-        log: Reader::start(Arc::clone(service), config, &name, Arc::clone(metrics))?,
+        log: Reader::start(Arc::clone(service), config, config.topic(S::INPUT)?, &name, Arc::clone(metrics))?,
         outbox: PgOutbox::new(Arc::clone(service), config, owner, address.clone()),
         outlet: Producer::new(&kafka::lasting_producer(&config.kafka, &name))?,
     })

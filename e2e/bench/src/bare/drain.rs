@@ -16,6 +16,7 @@ use shardlane_runtime::reader::as_record;
 use shardlane_runtime::record::Record;
 use shardlane_runtime::{kafka, ksuid};
 use shardlane_signup::service::REQUEST;
+use shardlane_signup::tables::{OPEN, OPEN_IF_FREE};
 use shardlane_signup::wire::SignupRequest;
 use sqlx::Arguments as _;
 use sqlx::postgres::PgArguments;
@@ -56,16 +57,6 @@ pub struct Arguments {
     how: Loop,
 }
 
-const INSERT: &str = "INSERT INTO account (slot, batch, record_offset, username, id, request_id)
-    SELECT slot, $1, record_offset, username, id, request_id
-    FROM UNNEST($2::int[], $3::bigint[], $4::text[], $5::text[], $6::text[])
-         AS c(slot, record_offset, username, id, request_id)";
-const INSERT_NEW: &str = r#"INSERT INTO account (slot, batch, record_offset, username, id, request_id)
-    SELECT slot, $1, record_offset, username, id, request_id
-    FROM UNNEST($2::int[], $3::bigint[], $4::text[], $5::text[], $6::text[])
-         AS c(slot, record_offset, username, id, request_id)
-    WHERE NOT EXISTS (SELECT FROM account a WHERE a.username = c.username COLLATE "C")"#;
-
 /// A batch as the statement takes it.
 struct Encoded {
     records: usize,
@@ -77,7 +68,7 @@ pub async fn run(arguments: Arguments) -> Result<()> {
     let config = ServiceConfig::load(&arguments.config)?;
     let mut connection = ShardAddress::parse(&arguments.postgres_uri)?.connect().await?;
     let how = arguments.how;
-    let statement = if how.repeats { INSERT_NEW } else { INSERT };
+    let statement = if how.repeats { OPEN_IF_FREE } else { OPEN };
     let (sender, mut batches) = mpsc::channel(1);
     let reading = tokio::task::spawn_blocking(move || read(&config, how, &sender));
     let mut committed = 0;
