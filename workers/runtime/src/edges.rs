@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::fresh::Fresh;
 use crate::intake::{Advance, DeadLetter, Memory, Positions};
 use crate::prepare::Prepared;
 use crate::producer::Outgoing;
@@ -158,8 +159,8 @@ pub enum OutboxError {
 
 /// The relay's side of a shard.
 pub trait Outbox: Send {
-    /// What is committed and not yet published, as far as one window goes; of one snapshot.
-    fn window(&mut self) -> impl Future<Output = Result<Window, OutboxError>> + Send;
+    /// What is committed and not yet published, as many batches as fit; of one snapshot.
+    fn window(&mut self, fresh: &Fresh) -> impl Future<Output = Result<Window, OutboxError>> + Send;
 
     /// Notes that everything up to a batch is published.
     fn raise_mark(&mut self, batch: i64) -> impl Future<Output = Result<(), OutboxError>> + Send;

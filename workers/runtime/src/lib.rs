@@ -5,6 +5,7 @@
 //! Kafka, Postgres and time through [`edges`] alone, so that a test can put a simulation in their place.
 
 pub mod addresses;
+pub mod column;
 pub mod database;
 pub mod edges;
 pub mod fresh;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 use crate::edges::{Clock, Log, Outcomes, Read, Shard, ShardError, TakeOver};
-use crate::fresh::Fresh;
+use crate::fresh::{Fresh, Size};
 use crate::health::Health;
 use crate::intake::{Advance, DeadLetter, Keyspace, Positions};
 use crate::metrics::Metrics;
@@ -256,7 +256,7 @@ impl<S: Service, H: Shard<S>, L: Log<S>, C: Clock> PartitionLoop<S, H, L, C> {
             }
         };
         match written {
-            Ok(written) => self.count(known, written, batch.len(), began, work),
+            Ok(written) => self.count(known, written, batch.size(0..batch.len()), began, work),
             Err(Failure::Refused(rejection)) => self.search(known, &batch, rejection).await?,
             Err(failure) => return Err(failure),
         }
@@ -275,7 +275,7 @@ impl<S: Service, H: Shard<S>, L: Log<S>, C: Clock> PartitionLoop<S, H, L, C> {
                 Some(why) => bury(&*self.service, &known.positions, batch.records(piece.clone()), why),
             };
             match write(&mut self.shard, known.version, &work).await {
-                Ok(written) => self.count(known, written, piece.len(), began, work),
+                Ok(written) => self.count(known, written, batch.size(piece), began, work),
                 Err(Failure::Refused(rejection)) if refused.is_none() => split(piece, rejection, &mut pieces),
                 Err(failure) => return Err(failure),
             }
@@ -284,9 +284,9 @@ impl<S: Service, H: Shard<S>, L: Log<S>, C: Clock> PartitionLoop<S, H, L, C> {
     }
 
     /// Takes note of what is committed.
-    fn count(&self, known: &mut Known, written: Written, records: usize, began: Instant, work: Work<S::Plan>) {
-        self.metrics.batch(written.number, records, began.elapsed());
-        self.fresh.offer(written.number, written.outcomes);
+    fn count(&self, known: &mut Known, written: Written, size: Size, began: Instant, work: Work<S::Plan>) {
+        self.metrics.batch(written.number, size.records, began.elapsed());
+        self.fresh.offer(written.number, size, written.outcomes);
         self.committed.notify_one();
         self.count_dead(&work.dead);
         for Advance { slot, to, .. } in work.advances {

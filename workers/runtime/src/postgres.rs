@@ -1,6 +1,7 @@
 //! The real edges to a shard: the loop's and the relay's, each over a connection of its own.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use shardlane_config::{ConfigError, ServiceConfig};
 use sqlx::{Connection, PgConnection};
@@ -8,17 +9,24 @@ use sqlx::{Connection, PgConnection};
 use crate::addresses::Addresses;
 use crate::database::{ShardAddress, within};
 use crate::edges::{Fence, Outbox, OutboxError, Outcomes, Shard, ShardError, Slots, TakeOver, Window};
+use crate::fresh::Fresh;
 use crate::intake::{Advance, DeadLetter};
 use crate::process::with_causes;
 use crate::service::{BatchRange, Rejection, Tables};
 use crate::shard;
 
-/// Most batches published at once: bounds the memory of a relay that has to catch up.
-const WINDOW: i64 = 3;
 /// What a relay's connection is told first. A mark that a crash of Postgres takes back only means that outcomes are
 /// published again, so it need not wait for the disk, and holds the fence row all the shorter. The index on batch is
-/// right however new the table is.
-const RELAY_SETUP: &str = "SET synchronous_commit = off; SET enable_seqscan = off";
+/// right however new the table is, and more processes would only take the loop's processors.
+const RELAY_SETUP: &str =
+    "SET synchronous_commit = off; SET enable_seqscan = off; SET max_parallel_workers_per_gather = 0";
+/// Has the indexes on batch take in what is new: until then a window costs a look at every row that was written since
+/// autovacuum did this last. Whoever holds a table's lock is not waited for, as it may well be doing the same.
+const TAKE_IN: &str = "SET LOCAL lock_timeout = '100ms';
+    SELECT brin_summarize_new_values(c.oid) FROM pg_class c JOIN pg_am a ON a.oid = c.relam
+    WHERE a.amname = 'brin' AND c.relnamespace = current_schema()::regnamespace";
+/// How often it is done, at most.
+const TAKEN_IN: Duration = Duration::from_secs(1);
 
 /// A connection that is made when it is needed, and made anew after a failure: one in an unknown state is worth nothing,
 /// and the server rolls back what it had begun.
@@ -178,16 +186,36 @@ pub struct PgOutbox<S> {
     owner: String,
     session: Session,
     addresses: Addresses,
+    /// The last window was not the end.
+    behind: bool,
+    /// When the indexes were last brought up to date.
+    taken_in: Option<Instant>,
 }
 
 impl<S: Tables> PgOutbox<S> {
     /// The shard at an address, for the worker called `owner`.
     pub fn new(service: Arc<S>, config: &ServiceConfig, owner: &str, address: ShardAddress) -> Self {
         let addresses = Addresses::new(config, S::INPUT);
-        Self { service, owner: owner.to_owned(), session: Session::new(address, RELAY_SETUP), addresses }
+        let session = Session::new(address, RELAY_SETUP);
+        Self { service, owner: owner.to_owned(), session, addresses, behind: false, taken_in: None }
     }
 
-    async fn read(&mut self) -> Result<Window, ReadError> {
+    /// Makes catching up fast.
+    async fn take_in(&mut self) -> sqlx::Result<()> {
+        self.taken_in = Some(Instant::now());
+        match sqlx::raw_sql(TAKE_IN).execute(self.session.get().await?).await {
+            Err(sqlx::Error::Database(error)) => {
+                tracing::debug!(%error, "the indexes on batch were not brought up to date")
+            }
+            done => drop(done?),
+        }
+        Ok(())
+    }
+
+    async fn read(&mut self, fresh: &Fresh) -> Result<Window, ReadError> {
+        if self.behind && self.taken_in.is_none_or(|then| then.elapsed() >= TAKEN_IN) {
+            self.take_in().await?;
+        }
         let connection = self.session.get().await?;
         // One snapshot: what it shows below its own batch number is complete and will not change behind the mark.
         let mut snapshot = connection.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY").await?;
@@ -199,10 +227,11 @@ impl<S: Tables> PgOutbox<S> {
             snapshot.rollback().await?;
             return Ok(Window { after: waiting.after, to: waiting.after, ..Window::default() });
         }
-        let range = BatchRange { to: waiting.to.min(waiting.after + WINDOW), ..waiting };
+        let range = BatchRange { to: waiting.to.min(waiting.after + fresh.fitting(waiting.after)), ..waiting };
         let outcomes = self.service.outcomes(&mut snapshot, range).await?;
         let dead = shard::dead_letters(&mut snapshot, range).await?;
         snapshot.commit().await?;
+        self.behind = range.to < waiting.to;
 
         let mut records = Vec::new();
         for message in S::messages(outcomes)? {
@@ -211,7 +240,7 @@ impl<S: Tables> PgOutbox<S> {
         for letter in dead {
             records.push(self.addresses.dead_letter(letter)?);
         }
-        Ok(Window { records, after: range.after, to: range.to, more: range.to < waiting.to })
+        Ok(Window { records, after: range.after, to: range.to, more: self.behind })
     }
 
     fn said<T>(&mut self, result: Result<T, ReadError>) -> Result<T, OutboxError> {
@@ -227,8 +256,8 @@ impl<S: Tables> PgOutbox<S> {
 }
 
 impl<S: Tables> Outbox for PgOutbox<S> {
-    async fn window(&mut self) -> Result<Window, OutboxError> {
-        let window = within(self.read()).await;
+    async fn window(&mut self, fresh: &Fresh) -> Result<Window, OutboxError> {
+        let window = within(self.read(fresh)).await;
         self.said(window)
     }
 

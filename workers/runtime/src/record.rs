@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use crate::fresh::Size;
+
 /// Most records in a batch.
 pub const BATCH_RECORDS: usize = 4_000;
 /// A batch is closed once its keys and values are as large as this, in bytes.
@@ -64,6 +66,13 @@ impl Batch {
     /// Number of records.
     pub fn len(&self) -> usize {
         self.entries.len()
+    }
+
+    /// How much some of the records hold.
+    pub fn size(&self, range: Range<usize>) -> Size {
+        let records = range.len();
+        let length = |part: &Option<Range<usize>>| part.as_ref().map_or(0, Range::len);
+        Size { records, bytes: self.entries[range].iter().map(|entry| length(&entry.key) + length(&entry.value)).sum() }
     }
 
     /// Whether it has no record.

@@ -82,7 +82,7 @@ impl<O: Outbox, T: Outlet, C: Clock> Relay<O, T, C> {
         // Forgotten until the window is published and the mark raised: then the shard says again where it is.
         let window = match self.mark.take().and_then(|mark| self.fresh.after(mark)) {
             Some(window) => window,
-            None => self.outbox.window().await?,
+            None => self.outbox.window(&self.fresh).await?,
         };
         if window.to <= window.after {
             self.mark = Some(window.to);

@@ -39,7 +39,8 @@ pub trait Tables: Service {
     const PRUNED: &'static [&'static str];
 
     /// Writes state and outcomes. Every row that it writes or answers anew carries `batch`. Gives what
-    /// [`outcomes`](Self::outcomes) would say of this batch, in any order that keeps each key's.
+    /// [`outcomes`](Self::outcomes) would say of this batch, in any order that keeps each key's. What it has written may be
+    /// undone with [`shard::start_over`](crate::shard::start_over), to try in another way.
     fn apply(
         &self,
         tx: &mut PgConnection,

@@ -60,11 +60,17 @@ pub async fn load_slots(shard: &mut PgConnection, owner: &str) -> sqlx::Result<O
     Ok(Some(Slots { version: first.get(0), standings: rows.iter().filter_map(standing).collect() }))
 }
 
+/// Takes the open transaction back to where [`begin`] left it, the fence locked and nothing written.
+pub async fn start_over(tx: &mut PgConnection) -> sqlx::Result<()> {
+    sqlx::raw_sql("ROLLBACK TO SAVEPOINT begun").execute(tx).await.map(drop)
+}
+
 /// Begins a transaction and locks the shard for a batch, in one trip to the server. `None`: another worker has taken over,
 /// and no transaction has begun.
 pub async fn begin(shard: &mut PgConnection, owner: &str) -> sqlx::Result<Option<Fence>> {
     let statements = format!(
-        "BEGIN; UPDATE shard SET batch = batch + 1 WHERE owner = '{}' RETURNING batch, slots_version",
+        "BEGIN; UPDATE shard SET batch = batch + 1 WHERE owner = '{}' RETURNING batch, slots_version;
+         SAVEPOINT begun",
         owner.replace('\'', "''")
     );
     // The worker's own name, and quoted: several statements at once take no parameters.

@@ -1,7 +1,9 @@
 //! A batch of sign-ups, brought into the form in which it is written: no I/O.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
+use shardlane_runtime::column::Column;
 use shardlane_runtime::ksuid;
 use shardlane_runtime::service::Accepted;
 
@@ -14,8 +16,6 @@ pub struct Claim {
     pub slot: u32,
     /// Where it was asked last; outcomes of a key are published in this order.
     pub offset: i64,
-    /// The id that the account gets if the claim wins.
-    pub id: String,
     /// The name.
     pub username: String,
     /// The request.
@@ -23,12 +23,41 @@ pub struct Claim {
 }
 
 /// A batch, ready to be written.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct SignupPlan {
     /// The first claim on each name: it wins, unless the name is taken already.
-    pub first: Vec<Claim>,
+    pub first: Arc<Vec<Claim>>,
+    /// The accounts that these open.
+    pub accounts: Accounts,
     /// Every other claim: it has lost, unless it is a retry of the winner.
     pub later: Vec<Claim>,
+}
+
+/// Columns of accounts.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Accounts {
+    /// The slots.
+    pub slots: Column,
+    /// The offsets.
+    pub offsets: Column,
+    /// The names.
+    pub usernames: Column,
+    /// The ids that the accounts get.
+    pub ids: Column,
+    /// The requests.
+    pub request_ids: Column,
+}
+
+impl Accounts {
+    fn of(claims: &[Claim], ids: Vec<String>) -> Self {
+        Self {
+            slots: Column::of(claims.iter().map(|claim| claim.slot.cast_signed()).collect()),
+            offsets: Column::of(claims.iter().map(|claim| claim.offset).collect()),
+            usernames: Column::of(claims.iter().map(|claim| &*claim.username).collect()),
+            ids: Column::of(ids),
+            request_ids: Column::of(claims.iter().map(|claim| &*claim.request_id).collect()),
+        }
+    }
 }
 
 /// Folds a batch. Requests of one name come in the order of the log, so the first here is the first there. The claims come in
@@ -36,30 +65,31 @@ pub struct SignupPlan {
 pub fn fold(space: u32, mut requests: Vec<Accepted<Signup>>) -> SignupPlan {
     // Stable, so that the order of the log stays within a name.
     requests.sort_by(|one, other| one.request.username.cmp(&other.request.username));
-    let mut plan = SignupPlan { first: Vec::with_capacity(requests.len()), later: Vec::new() };
+    let (mut claims, mut ids) = (Vec::<Claim>::with_capacity(requests.len()), Vec::with_capacity(requests.len()));
+    let mut others: Vec<Claim> = Vec::new();
     // Where the later claims on the name at hand are.
     let mut later: HashMap<String, usize> = HashMap::new();
     for Accepted { slot, offset, timestamp, request: Signup { request_id, username } } in requests {
-        match plan.first.last_mut() {
+        match claims.last_mut() {
             Some(first) if first.username == username => {
                 if first.request_id == request_id {
                     first.offset = offset;
                 } else if let Some(known) = later.get(&request_id) {
-                    plan.later[*known].offset = offset;
+                    others[*known].offset = offset;
                 } else {
-                    later.insert(request_id.clone(), plan.later.len());
-                    // A later claim makes no account, so it needs no id.
-                    plan.later.push(Claim { slot, offset, id: String::new(), username, request_id });
+                    later.insert(request_id.clone(), others.len());
+                    others.push(Claim { slot, offset, username, request_id });
                 }
             }
             _ => {
                 later.clear();
-                let id = ksuid::of_record(space, slot, offset, timestamp);
-                plan.first.push(Claim { slot, offset, id, username, request_id });
+                ids.push(ksuid::of_record(space, slot, offset, timestamp));
+                claims.push(Claim { slot, offset, username, request_id });
             }
         }
     }
-    plan
+    let accounts = Accounts::of(&claims, ids);
+    SignupPlan { first: Arc::new(claims), accounts, later: others }
 }
 
 #[cfg(test)]

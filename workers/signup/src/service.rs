@@ -80,8 +80,8 @@ impl Tables for SignupService {
 
     fn messages(told: Told) -> sqlx::Result<Vec<Message>> {
         match told {
-            Told::AllWon(plan) => {
-                plan.first.iter().map(|claim| message(&claim.request_id, &claim.username, true)).collect()
+            Told::AllWon(claims) => {
+                claims.iter().map(|claim| message(&claim.request_id, &claim.username, true)).collect()
             }
             Told::Each(responses) => {
                 responses.iter().map(|told| message(&told.request_id, &told.username, told.success)).collect()

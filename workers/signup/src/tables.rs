@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use shardlane_runtime::service::BatchRange;
+use shardlane_runtime::shard;
 use sqlx::{PgConnection, Row};
 
-use crate::fold::{Claim, SignupPlan};
+use crate::fold::{Accounts, Claim, SignupPlan};
 use crate::wire::SignupResponse;
 
 /// Statements that make the tables.
@@ -16,10 +17,10 @@ pub const DDL: &str = include_str!("schema.sql");
 pub const TABLES: [&str; 2] = ["account", "refusal"];
 
 /// Writes a batch.
-pub async fn apply(tx: &mut PgConnection, batch: i64, plan: &Arc<SignupPlan>, trust: &Trust) -> sqlx::Result<Told> {
-    let won = open_accounts(tx, batch, &plan.first, trust).await?;
+pub async fn apply(tx: &mut PgConnection, batch: i64, plan: &SignupPlan, trust: &Trust) -> sqlx::Result<Told> {
+    let won = open_accounts(tx, batch, plan, trust).await?;
     if won == plan.first.len() as u64 && plan.later.is_empty() {
-        return Ok(Told::AllWon(Arc::clone(plan)));
+        return Ok(Told::AllWon(Arc::clone(&plan.first)));
     }
     // Somebody has lost or asks again: the winners say who.
     let claims: Vec<&Claim> = plan.first.iter().chain(&plan.later).collect();
@@ -44,7 +45,7 @@ pub async fn apply(tx: &mut PgConnection, batch: i64, plan: &Arc<SignupPlan>, tr
 #[derive(Debug)]
 pub enum Told {
     /// Every claim of a batch has won, and no name was claimed twice.
-    AllWon(Arc<SignupPlan>),
+    AllWon(Arc<Vec<Claim>>),
     /// This.
     Each(Vec<SignupResponse>),
 }
@@ -85,19 +86,18 @@ pub const OPEN_IF_FREE: &str =
     concat!(open!(), r#" WHERE NOT EXISTS (SELECT FROM account a WHERE a.username = c.username COLLATE "C")"#);
 
 /// Opens an account for each claim on a name that is free.
-async fn open_accounts(tx: &mut PgConnection, batch: i64, claims: &[Claim], trust: &Trust) -> sqlx::Result<u64> {
-    if claims.is_empty() {
+async fn open_accounts(tx: &mut PgConnection, batch: i64, plan: &SignupPlan, trust: &Trust) -> sqlx::Result<u64> {
+    if plan.first.is_empty() {
         return Ok(0);
     }
-    // For a few, another trip to the server costs more than asking.
-    if claims.len() < FEW {
-        return insert(tx, OPEN_IF_FREE, batch, claims).await;
+    // For a few, trying twice costs more than asking.
+    if plan.first.len() < FEW {
+        return insert(tx, OPEN_IF_FREE, batch, &plan.accounts).await;
     }
     if trust.wary.load(Ordering::Relaxed) == 0 {
-        sqlx::raw_sql("SAVEPOINT trusting").execute(&mut *tx).await?;
-        match insert(tx, OPEN, batch, claims).await {
+        match insert(tx, OPEN, batch, &plan.accounts).await {
             Err(sqlx::Error::Database(error)) if error.is_unique_violation() => {
-                sqlx::raw_sql("ROLLBACK TO SAVEPOINT trusting").execute(&mut *tx).await?;
+                shard::start_over(tx).await?;
                 trust.wary.store(WARY, Ordering::Relaxed);
             }
             result => return result,
@@ -105,20 +105,14 @@ async fn open_accounts(tx: &mut PgConnection, batch: i64, claims: &[Claim], trus
     } else {
         trust.wary.fetch_sub(1, Ordering::Relaxed);
     }
-    insert(tx, OPEN_IF_FREE, batch, claims).await
+    insert(tx, OPEN_IF_FREE, batch, &plan.accounts).await
 }
 
-async fn insert(tx: &mut PgConnection, statement: &'static str, batch: i64, claims: &[Claim]) -> sqlx::Result<u64> {
-    let done = sqlx::query(statement)
-        .bind(batch)
-        .bind(claims.iter().map(|c| c.slot.cast_signed()).collect::<Vec<_>>())
-        .bind(claims.iter().map(|c| c.offset).collect::<Vec<_>>())
-        .bind(claims.iter().map(|c| &*c.username).collect::<Vec<_>>())
-        .bind(claims.iter().map(|c| &*c.id).collect::<Vec<_>>())
-        .bind(claims.iter().map(|c| &*c.request_id).collect::<Vec<_>>())
-        .execute(tx)
-        .await?;
-    Ok(done.rows_affected())
+async fn insert(tx: &mut PgConnection, statement: &'static str, batch: i64, accounts: &Accounts) -> sqlx::Result<u64> {
+    let Accounts { slots, offsets, usernames, ids, request_ids } = accounts;
+    let insert =
+        sqlx::query(statement).bind(batch).bind(slots).bind(offsets).bind(usernames).bind(ids).bind(request_ids);
+    Ok(insert.execute(tx).await?.rows_affected())
 }
 
 struct Winner {

@@ -9,6 +9,7 @@ use rand::RngExt;
 use shardlane_runtime::edges::{
     Clock, Fence, Log, Outbox, OutboxError, Outcomes, Outlet, Read, Shard, ShardError, Slots, TakeOver, Window,
 };
+use shardlane_runtime::fresh::Fresh;
 use shardlane_runtime::intake::{Advance, DeadLetter, Positions};
 use shardlane_runtime::prepare::prepare;
 use shardlane_runtime::producer::Outgoing;
@@ -18,9 +19,6 @@ use shardlane_runtime::standing::{Standing, Standings};
 
 use crate::service::{Answer, Model, REFUSED, Request};
 use crate::world::{Db, Fault, LARGEST, Letter, Published, Row, Shared, World, keyspace};
-
-/// Most batches in a window.
-const WINDOW: i64 = 3;
 
 /// Lets everything else go first, for as long as the scheduler likes.
 pub async fn step() {
@@ -362,14 +360,14 @@ fn passing(_: ShardError) -> OutboxError {
 }
 
 impl Outbox for SimOutbox {
-    async fn window(&mut self) -> Result<Window, OutboxError> {
+    async fn window(&mut self, fresh: &Fresh) -> Result<Window, OutboxError> {
         self.session.step().await.map_err(passing)?;
         let world = self.session.world.lock();
         if !self.owns(&world) {
             return Err(OutboxError::Fenced);
         }
         let db = &world.servers[self.session.server].db;
-        let (after, to) = (db.relayed, db.batch.min(db.relayed + WINDOW).max(db.relayed));
+        let (after, to) = (db.relayed, db.batch.min(db.relayed + fresh.fitting(db.relayed)).max(db.relayed));
         let due = |batch: i64| batch > after && batch <= to;
         let mut records = outcomes(db, world.fault, due);
         records.extend(dead_letters(db, due));

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Waker};
 
 use rand::RngExt;
-use shardlane_runtime::fresh::Fresh;
+use shardlane_runtime::fresh::{Fresh, Size};
 use shardlane_runtime::health::Health;
 use shardlane_runtime::metrics::Metrics;
 use shardlane_runtime::partition_loop::PartitionLoop;
@@ -21,6 +21,8 @@ use crate::world::{Fault, SLOTS, Shared, World, keyspace};
 
 /// Steps while things break.
 const UNRULY: u32 = 700;
+/// What the relay finds in memory: little, so that it has to read the shard often.
+const ROOM: Size = Size { records: 6, bytes: 2_000 };
 /// Steps within which everything must come to rest afterwards.
 const CALM: u32 = 6_000;
 
@@ -44,7 +46,7 @@ impl Worker {
         world.lock().say(|| format!("{name} starts on shard {server}"));
         let metrics = Arc::new(Metrics::new().unwrap());
         let health = Health::starting(Arc::clone(&metrics), &[]);
-        let (committed, fresh) = (Arc::new(Notify::new()), Arc::new(Fresh::default()));
+        let (committed, fresh) = (Arc::new(Notify::new()), Arc::new(Fresh::with_room(ROOM)));
         let mut turning = PartitionLoop {
             service: Arc::new(Model),
             keyspace: keyspace(),
