@@ -58,8 +58,8 @@ impl<S: Service, E: Shard<S>> Shard<S> for Dying<E> {
         self.edge.adopt(strays).await
     }
 
-    async fn begin(&mut self) -> Result<Option<Fence>, ShardError> {
-        self.edge.begin().await
+    async fn begin(&mut self, mark: Option<i64>) -> Result<Option<Fence>, ShardError> {
+        self.edge.begin(mark).await
     }
 
     async fn apply(&mut self, batch: i64, plan: &Arc<S::Plan>) -> Result<Outcomes, ShardError> {

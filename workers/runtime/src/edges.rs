@@ -76,8 +76,8 @@ pub trait Shard<S: Service>: Send {
     /// Takes in partitions that are no slots, to be read from these offsets: their records become dead letters.
     fn adopt(&mut self, strays: &[(u32, i64)]) -> impl Future<Output = Result<(), ShardError>> + Send;
 
-    /// Begins a transaction and locks the fence. `None`: another worker has taken over.
-    fn begin(&mut self) -> impl Future<Output = Result<Option<Fence>, ShardError>> + Send;
+    /// Begins a transaction, locks the fence and raises the relay's mark. `None`: another worker has taken over.
+    fn begin(&mut self, mark: Option<i64>) -> impl Future<Output = Result<Option<Fence>, ShardError>> + Send;
 
     /// Writes the service's state and outcomes. Gives what is to be published of it.
     fn apply(&mut self, batch: i64, plan: &Arc<S::Plan>) -> impl Future<Output = Result<Outcomes, ShardError>> + Send;
@@ -159,8 +159,9 @@ pub enum OutboxError {
 
 /// The relay's side of a shard.
 pub trait Outbox: Send {
-    /// What is committed and not yet published, as many batches as fit; of one snapshot.
-    fn window(&mut self, fresh: &Fresh) -> impl Future<Output = Result<Window, OutboxError>> + Send;
+    /// What is committed and not yet published, as many batches as fit; of one snapshot. The shard may not know yet how far the
+    /// relay is.
+    fn window(&mut self, mark: Option<i64>, fresh: &Fresh) -> impl Future<Output = Result<Window, OutboxError>> + Send;
 
     /// Notes that everything up to a batch is published.
     fn raise_mark(&mut self, batch: i64) -> impl Future<Output = Result<(), OutboxError>> + Send;

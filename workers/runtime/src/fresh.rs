@@ -1,8 +1,11 @@
-//! What was just committed, on its shortest way to the relay: still in memory, so that it need not be read from the shard.
+//! What passes between the loop and the relay in memory.
 //!
-//! The shard remains the outbox. This holds as much as one window and drops what it has no room for; the relay takes from here
-//! only what follows its mark without a gap, and reads everything else from the shard. Of what was dropped the sizes are kept,
-//! so that the relay reads many small batches at once, and few large ones.
+//! To the relay: what was just committed, so that it need not be read from the shard. The shard remains the outbox. This holds
+//! as much as one window; the relay takes from here only what follows its mark without a gap, and reads everything else from the
+//! shard. Of what had no room the sizes are kept, so that the relay reads many small batches at once, and few large ones.
+//!
+//! To the loop: the relay's mark, so that the next batch carries it into the shard. Otherwise the two would wait for each other
+//! at the shard's row.
 
 use std::collections::VecDeque;
 use std::iter::Sum;
@@ -48,17 +51,37 @@ impl Sum for Size {
     }
 }
 
-/// Committed batches that the relay has not taken yet.
+/// What passes between a loop and its relay.
 pub struct Fresh {
     room: Size,
-    waiting: Mutex<Waiting>,
+    state: Mutex<State>,
 }
 
-/// In the order of their numbers.
 #[derive(Default)]
-struct Waiting {
-    kept: VecDeque<(i64, Size, Vec<Outcomes>)>,
-    dropped: VecDeque<(i64, Size)>,
+struct State {
+    /// Committed batches that the relay has not published yet, in order.
+    batches: VecDeque<Committed>,
+    /// How far the relay has published, if it knows.
+    mark: Option<i64>,
+    /// How much of that the shard knows.
+    raised: i64,
+    /// Changes when everything is forgotten.
+    era: u64,
+}
+
+struct Committed {
+    number: i64,
+    size: Size,
+    /// Unless there was no room.
+    outcomes: Option<Vec<Outcomes>>,
+}
+
+/// The relay's mark at the beginning of a round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// The last batch that is published; `None`: the shard must say it.
+    pub at: Option<i64>,
+    era: u64,
 }
 
 impl Default for Fresh {
@@ -70,65 +93,95 @@ impl Default for Fresh {
 impl Fresh {
     /// Holds as much as this.
     pub fn with_room(room: Size) -> Self {
-        Self { room, waiting: Mutex::default() }
+        Self { room, state: Mutex::default() }
     }
 
-    fn waiting(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A batch is committed, and these are its outcomes.
-    pub fn offer(&self, batch: i64, size: Size, outcomes: Vec<Outcomes>) {
-        let Waiting { kept, dropped } = &mut *self.waiting();
-        // One that comes after a gap would only wait: the relay reads on from the shard until it is there.
-        let room = dropped.is_empty() && (kept.iter().map(|(_, size, _)| *size).sum::<Size>() + size).fits(self.room);
-        if room && kept.len() < BATCHES {
-            kept.push_back((batch, size, outcomes));
-        } else if dropped.len() < BATCHES {
-            dropped.push_back((batch, size));
+    pub fn offer(&self, number: i64, size: Size, outcomes: Vec<Outcomes>) {
+        let batches = &mut self.state().batches;
+        let held: Size = batches.iter().filter(|batch| batch.outcomes.is_some()).map(|batch| batch.size).sum();
+        if batches.len() < BATCHES {
+            batches.push_back(Committed { number, size, outcomes: (held + size).fits(self.room).then_some(outcomes) });
         }
     }
 
-    /// What follows a mark without a gap, if that is known and not empty.
+    /// Nothing that is known of the shard may still be so: it may have been taken back to an earlier state.
+    pub fn forget(&self) {
+        let mut state = self.state();
+        *state = State { era: state.era + 1, ..State::default() };
+    }
+
+    /// How far the relay is.
+    pub fn mark(&self) -> Mark {
+        let state = self.state();
+        Mark { at: state.mark, era: state.era }
+    }
+
+    /// The relay is as far as this, and was at `since` when it began.
+    pub fn published(&self, since: Mark, to: i64) {
+        let mut state = self.state();
+        if state.era == since.era {
+            state.mark = Some(to);
+            while state.batches.pop_front_if(|batch| batch.number <= to).is_some() {}
+        }
+    }
+
+    /// What the shard does not know yet of the mark.
+    pub fn to_raise(&self) -> Option<i64> {
+        let state = self.state();
+        state.mark.filter(|mark| *mark > state.raised)
+    }
+
+    /// The shard knows the mark as far as this.
+    pub fn raised(&self, mark: i64) {
+        let mut state = self.state();
+        state.raised = state.raised.max(mark);
+    }
+
+    /// What follows a mark without a gap, if that is here and not empty.
     pub fn after(&self, mark: i64) -> Option<Window> {
         let mut window = Window { after: mark, to: mark, ..Window::default() };
-        for (batch, outcomes) in self.take(mark, &mut window.more) {
+        for outcomes in self.take(mark, &mut window.more) {
             for put_into_words in outcomes {
                 // The shard will say it, or why it cannot be said.
                 window.records.extend(put_into_words().ok()?);
             }
-            window.to = batch;
+            window.to += 1;
         }
         (window.to > mark).then_some(window)
     }
 
-    /// The batches that follow a mark, and whether there are others.
-    fn take(&self, mark: i64, more: &mut bool) -> Vec<(i64, Vec<Outcomes>)> {
-        let Waiting { kept, dropped } = &mut *self.waiting();
-        let (mut next, mut taken) = (mark + 1, Vec::new());
-        while let Some((batch, _, outcomes)) = kept.pop_front_if(|(batch, ..)| *batch <= next) {
-            if batch == next {
-                taken.push((batch, outcomes));
-                next += 1;
+    /// The outcomes of the batches that follow a mark, and whether there are others.
+    fn take(&self, mark: i64, more: &mut bool) -> Vec<Vec<Outcomes>> {
+        let batches = &mut self.state().batches;
+        let mut taken = Vec::new();
+        for (batch, number) in batches.iter_mut().skip_while(|batch| batch.number <= mark).zip(mark + 1..) {
+            match batch.outcomes.take_if(|_| batch.number == number) {
+                Some(outcomes) => taken.push(outcomes),
+                None => break,
             }
         }
-        *more = !(kept.is_empty() && dropped.is_empty());
+        let last = taken.len().try_into().map_or(mark, |taken: i64| mark + taken);
+        *more = batches.back().is_some_and(|batch| batch.number > last);
         taken
     }
 
     /// How many batches after a mark fit into one window that is read from the shard.
     pub fn fitting(&self, mark: i64) -> i64 {
-        let Waiting { dropped, .. } = &mut *self.waiting();
-        while dropped.pop_front_if(|(batch, _)| *batch <= mark).is_some() {}
+        let batches = &self.state().batches;
         let (mut last, mut all) = (mark, Size::default());
-        for (batch, size) in dropped {
-            all = all + *size;
-            if *batch != last + 1 || !all.fits(self.room) {
+        for batch in batches.iter().skip_while(|batch| batch.number <= mark) {
+            all = all + batch.size;
+            if batch.number != last + 1 || batch.outcomes.is_some() || !all.fits(self.room) {
                 break;
             }
-            last = *batch;
+            last = batch.number;
         }
-        (last - mark).max(i64::from(SURE))
+        if last > mark { last - mark } else { i64::from(SURE) }
     }
 }
 
@@ -182,19 +235,35 @@ mod tests {
         for batch in 2..=1_001 {
             fresh.offer(batch, SMALL, Vec::new());
         }
-        fresh.offer(1_002, Size { records: 3 * BATCH_RECORDS, bytes: 0 }, Vec::new());
-        assert_eq!(fresh.after(0).map(|window| (window.to, window.more)), Some((1, true)));
-        assert!(fresh.after(1).is_none());
+        fresh.offer(1_002, Size { records: 3 * BATCH_RECORDS + 1, bytes: 0 }, Vec::new());
+        let after = |mark| fresh.after(mark).map(|window| (window.to, window.more));
+        assert_eq!((after(0), after(1)), (Some((1, true)), None));
         assert_eq!(fresh.fitting(1), 1_000, "all but the large one");
         assert_eq!(fresh.fitting(900), 101);
         assert_eq!(fresh.fitting(1_001), 3, "a batch that is larger than a window is read all the same");
-        assert_eq!(fresh.fitting(1_002), 3);
         fresh.offer(1_003, SMALL, Vec::new());
-        assert_eq!(
-            fresh.after(1_002).map(|window| (window.to, window.more)),
-            Some((1_003, false)),
-            "nothing lies between"
-        );
+        fresh.published(fresh.mark(), 1_001);
+        assert_eq!(fresh.fitting(1_001), 3);
+        fresh.published(fresh.mark(), 1_002);
+        assert_eq!(after(1_002), Some((1_003, false)), "it had room, and nothing lies between");
+    }
+
+    #[test]
+    fn the_loop_carries_the_mark_into_the_shard_until_everything_is_forgotten() {
+        let fresh = Fresh::default();
+        assert_eq!((fresh.mark().at, fresh.to_raise()), (None, None));
+        fresh.published(fresh.mark(), 7);
+        assert_eq!((fresh.mark().at, fresh.to_raise()), (Some(7), Some(7)));
+        fresh.raised(7);
+        assert_eq!((fresh.mark().at, fresh.to_raise()), (Some(7), None));
+
+        // The shard may have been taken back while a window was under way: that says nothing of the shard as it is now.
+        let before = fresh.mark();
+        fresh.offer(8, SMALL, Vec::new());
+        fresh.forget();
+        fresh.published(before, 8);
+        assert_eq!((fresh.mark().at, fresh.to_raise()), (None, None));
+        assert!(fresh.after(7).is_none());
     }
 
     #[test]

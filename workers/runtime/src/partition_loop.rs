@@ -42,7 +42,7 @@ pub struct PartitionLoop<S, H, L, C> {
     pub metrics: Arc<Metrics>,
     /// Wakes the relay.
     pub committed: Arc<Notify>,
-    /// What the relay is woken for.
+    /// What the relay is woken for, and how far it is.
     pub fresh: Arc<Fresh>,
 }
 
@@ -213,6 +213,7 @@ impl<S: Service, H: Shard<S>, L: Log<S>, C: Clock> PartitionLoop<S, H, L, C> {
     /// Reads the slots and assigns them.
     async fn take_up(&mut self) -> Result<Known, Failure> {
         let slots = self.shard.slots().await?.ok_or(Failure::End(LoopEnd::Fenced))?;
+        self.fresh.forget();
         let positions: Positions = slots.standings.iter().map(|(slot, at)| (*slot, at.next_offset)).collect();
         tracing::info!(version = slots.version, slots = ?positions, "slots taken up");
         self.metrics.keep_slots(|slot| positions.contains_key(&slot));
@@ -245,8 +246,8 @@ impl<S: Service, H: Shard<S>, L: Log<S>, C: Clock> PartitionLoop<S, H, L, C> {
         let began = Instant::now();
         let mut ahead = None;
         let written = {
-            let Self { shard, log, .. } = self;
-            let mut writing = std::pin::pin!(write(shard, known.version, &work));
+            let Self { shard, log, fresh, .. } = self;
+            let mut writing = std::pin::pin!(write(shard, known.version, &work, fresh));
             loop {
                 tokio::select! {
                     biased;
@@ -274,7 +275,7 @@ impl<S: Service, H: Shard<S>, L: Log<S>, C: Clock> PartitionLoop<S, H, L, C> {
                 None => fold(&*self.service, self.keyspace, &known.positions, batch.records(piece.clone())),
                 Some(why) => bury(&*self.service, &known.positions, batch.records(piece.clone()), why),
             };
-            match write(&mut self.shard, known.version, &work).await {
+            match write(&mut self.shard, known.version, &work, &self.fresh).await {
                 Ok(written) => self.count(known, written, batch.size(piece), began, work),
                 Err(Failure::Refused(rejection)) if refused.is_none() => split(piece, rejection, &mut pieces),
                 Err(failure) => return Err(failure),
@@ -318,8 +319,14 @@ fn split(piece: Range<usize>, rejection: Rejection, pieces: &mut Vec<(Range<usiz
 }
 
 /// The transaction.
-async fn write<S: Service, H: Shard<S>>(shard: &mut H, version: i64, work: &Work<S::Plan>) -> Result<Written, Failure> {
-    let fence = shard.begin().await?.ok_or(Failure::End(LoopEnd::Fenced))?;
+async fn write<S: Service, H: Shard<S>>(
+    shard: &mut H,
+    version: i64,
+    work: &Work<S::Plan>,
+    fresh: &Fresh,
+) -> Result<Written, Failure> {
+    let mark = fresh.to_raise();
+    let fence = shard.begin(mark).await?.ok_or(Failure::End(LoopEnd::Fenced))?;
     if fence.slots_version != version {
         shard.roll_back().await?;
         return Err(Failure::Stale);
@@ -333,5 +340,8 @@ async fn write<S: Service, H: Shard<S>>(shard: &mut H, version: i64, work: &Work
         return Err(Failure::Stale);
     }
     shard.commit().await?;
+    if let Some(mark) = mark {
+        fresh.raised(mark);
+    }
     Ok(Written { number: fence.batch, outcomes })
 }

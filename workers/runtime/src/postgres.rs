@@ -123,8 +123,8 @@ impl<S: Tables> Shard<S> for PgShard<S> {
         self.said(adopted)
     }
 
-    async fn begin(&mut self) -> Result<Option<Fence>, ShardError> {
-        let fence = async { within(shard::begin(self.session.get().await?, &self.owner)).await }.await;
+    async fn begin(&mut self, mark: Option<i64>) -> Result<Option<Fence>, ShardError> {
+        let fence = async { within(shard::begin(self.session.get().await?, &self.owner, mark)).await }.await;
         self.said(fence)
     }
 
@@ -212,16 +212,18 @@ impl<S: Tables> PgOutbox<S> {
         Ok(())
     }
 
-    async fn read(&mut self, fresh: &Fresh) -> Result<Window, ReadError> {
+    async fn read(&mut self, mark: Option<i64>, fresh: &Fresh) -> Result<Window, ReadError> {
         if self.behind && self.taken_in.is_none_or(|then| then.elapsed() >= TAKEN_IN) {
             self.take_in().await?;
         }
         let connection = self.session.get().await?;
         // One snapshot: what it shows below its own batch number is complete and will not change behind the mark.
         let mut snapshot = connection.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY").await?;
-        let Some(waiting) = shard::unpublished(&mut snapshot, &self.owner).await? else {
+        let Some(mut waiting) = shard::unpublished(&mut snapshot, &self.owner).await? else {
             return Err(OutboxError::Fenced.into());
         };
+        // A mark beyond what is there is that of a shard that was taken back.
+        waiting.after = waiting.after.max(mark.filter(|mark| *mark <= waiting.to).unwrap_or(0));
         if waiting.to <= waiting.after {
             // Dropped, it would stay open until the connection is used again.
             snapshot.rollback().await?;
@@ -256,8 +258,8 @@ impl<S: Tables> PgOutbox<S> {
 }
 
 impl<S: Tables> Outbox for PgOutbox<S> {
-    async fn window(&mut self, fresh: &Fresh) -> Result<Window, OutboxError> {
-        let window = within(self.read(fresh)).await;
+    async fn window(&mut self, mark: Option<i64>, fresh: &Fresh) -> Result<Window, OutboxError> {
+        let window = within(self.read(mark, fresh)).await;
         self.said(window)
     }
 

@@ -1,7 +1,8 @@
 //! The relay: publishes what is committed and not yet published, in order, then notes how far it got.
 //!
 //! It may publish twice, after a crash between the two, and never leaves anything out: the mark rises only after
-//! the broker has acknowledged everything below it.
+//! the broker has acknowledged everything below it. The next batch carries the mark into the shard; when none comes, the relay
+//! does.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +19,8 @@ use crate::producer::Outgoing;
 
 /// How long an idle relay waits; a commit wakes it at once.
 const IDLE: Duration = Duration::from_secs(1);
+/// How long no batch is committed that would carry the mark into the shard, before the relay does it by itself.
+const QUIET: Duration = Duration::from_millis(20);
 /// The part of a worker's health that this is.
 pub const RELAY: &str = "relay";
 
@@ -37,10 +40,8 @@ pub struct Relay<O, T, C> {
     pub metrics: Arc<Metrics>,
     /// The loop has committed something.
     pub committed: Arc<Notify>,
-    /// What it was, as far as it is still in memory.
+    /// What it was, as far as it is still in memory, and the mark.
     pub fresh: Arc<Fresh>,
-    /// The mark, once it is known.
-    pub mark: Option<i64>,
 }
 
 impl<O: Outbox, T: Outlet, C: Clock> Relay<O, T, C> {
@@ -48,27 +49,24 @@ impl<O: Outbox, T: Outlet, C: Clock> Relay<O, T, C> {
     /// another worker has taken over.
     pub async fn run(&mut self, stop: &mut Shutdown) {
         let mut backoff = Backoff::default();
+        // Nothing was committed for a while.
+        let mut quiet = false;
         loop {
-            match self.round().await {
+            match self.round(quiet).await {
                 Ok(more) => {
                     self.health.ready(RELAY);
                     backoff.reset();
-                    if more {
-                        continue;
-                    }
-                    if stop.has_come() {
+                    if !more && quiet && stop.has_come() {
                         return;
                     }
-                    tokio::select! {
-                        biased;
-                        () = self.committed.notified() => {}
-                        () = stop.wait() => {}
-                        () = self.clock.sleep(IDLE) => {}
-                    }
+                    quiet = !more && self.wait(stop).await;
                 }
                 // The loop notices too, and says so.
                 Err(OutboxError::Fenced) => return,
                 Err(OutboxError::Passing(reason)) => {
+                    // The shard says again how far it is.
+                    self.fresh.forget();
+                    quiet = false;
                     self.metrics.failure("relay");
                     self.health.waiting_for(RELAY, reason);
                     self.clock.sleep(backoff.wait()).await;
@@ -77,22 +75,36 @@ impl<O: Outbox, T: Outlet, C: Clock> Relay<O, T, C> {
         }
     }
 
+    /// Waits for the next commit. `true`: there was none.
+    async fn wait(&mut self, stop: &mut Shutdown) -> bool {
+        let patience = if self.fresh.to_raise().is_some() { QUIET } else { IDLE };
+        tokio::select! {
+            biased;
+            () = self.committed.notified() => false,
+            () = stop.wait() => true,
+            () = self.clock.sleep(patience) => true,
+        }
+    }
+
     /// Publishes one window. `false`: nothing more is known of.
-    async fn round(&mut self) -> Result<bool, OutboxError> {
-        // Forgotten until the window is published and the mark raised: then the shard says again where it is.
-        let window = match self.mark.take().and_then(|mark| self.fresh.after(mark)) {
+    async fn round(&mut self, quiet: bool) -> Result<bool, OutboxError> {
+        let mark = self.fresh.mark();
+        let window = match mark.at.and_then(|mark| self.fresh.after(mark)) {
             Some(window) => window,
-            None => self.outbox.window(&self.fresh).await?,
+            None => self.outbox.window(mark.at, &self.fresh).await?,
         };
         if window.to <= window.after {
-            self.mark = Some(window.to);
+            self.fresh.published(mark, window.after);
+            if quiet && let Some(mark) = self.fresh.to_raise() {
+                self.outbox.raise_mark(mark).await?;
+                self.fresh.raised(mark);
+            }
             return Ok(false);
         }
         // Waits for as long as the broker needs: there is nothing better to do.
         let digests = publish(&self.outlet, &self.dead_letters, &window.records).await.map_err(OutboxError::Passing)?;
         self.metrics.unpublishable(digests);
-        self.outbox.raise_mark(window.to).await?;
-        self.mark = Some(window.to);
+        self.fresh.published(mark, window.to);
         self.metrics.relayed(window.records.len(), window.to);
         Ok(window.more)
     }

@@ -67,10 +67,14 @@ pub async fn start_over(tx: &mut PgConnection) -> sqlx::Result<()> {
 
 /// Begins a transaction and locks the shard for a batch, in one trip to the server. `None`: another worker has taken over,
 /// and no transaction has begun.
-pub async fn begin(shard: &mut PgConnection, owner: &str) -> sqlx::Result<Option<Fence>> {
+///
+/// The relay's mark goes with it, else the relay would wait for the row until the batch is committed. It never goes beyond what
+/// the shard has, which may have been taken back.
+pub async fn begin(shard: &mut PgConnection, owner: &str, mark: Option<i64>) -> sqlx::Result<Option<Fence>> {
     let statements = format!(
-        "BEGIN; UPDATE shard SET batch = batch + 1 WHERE owner = '{}' RETURNING batch, slots_version;
-         SAVEPOINT begun",
+        "BEGIN; UPDATE shard SET batch = batch + 1, relayed_batch = GREATEST(relayed_batch, LEAST(batch, {}))
+         WHERE owner = '{}' RETURNING batch, slots_version; SAVEPOINT begun",
+        mark.unwrap_or(0),
         owner.replace('\'', "''")
     );
     // The worker's own name, and quoted: several statements at once take no parameters.
@@ -217,10 +221,11 @@ pub async fn unpublished(shard: &mut PgConnection, owner: &str) -> sqlx::Result<
 
 /// Notes that everything up to `batch` is published. `false`: another worker has taken over.
 pub async fn raise_mark(shard: &mut PgConnection, owner: &str, batch: i64) -> sqlx::Result<bool> {
-    let done = sqlx::query("UPDATE shard SET relayed_batch = GREATEST(relayed_batch, $2) WHERE owner = $1")
-        .bind(owner)
-        .bind(batch)
-        .execute(shard)
-        .await?;
+    let done =
+        sqlx::query("UPDATE shard SET relayed_batch = GREATEST(relayed_batch, LEAST(batch, $2)) WHERE owner = $1")
+            .bind(owner)
+            .bind(batch)
+            .execute(shard)
+            .await?;
     Ok(done.rows_affected() == 1)
 }

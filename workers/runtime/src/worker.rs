@@ -142,7 +142,6 @@ where
         metrics: Arc::clone(&metrics),
         committed: Arc::clone(&committed),
         fresh: Arc::clone(&fresh),
-        mark: None,
     };
     let turning = PartitionLoop {
         service: Arc::clone(&service),

@@ -149,7 +149,7 @@ impl Shard<Model> for SimShard {
         Ok(())
     }
 
-    async fn begin(&mut self) -> Result<Option<Fence>, ShardError> {
+    async fn begin(&mut self, mark: Option<i64>) -> Result<Option<Fence>, ShardError> {
         self.session.lock().await?;
         let (mut tx, owns, ignored) = {
             let world = self.world();
@@ -160,6 +160,7 @@ impl Shard<Model> for SimShard {
             self.session.unlock();
             return Ok(None);
         }
+        tx.relayed = tx.relayed.max(mark.unwrap_or(0).min(tx.batch));
         tx.batch += 1;
         let slots_version = if ignored { self.known_version } else { tx.slots_version };
         let fence = Fence { batch: tx.batch, slots_version };
@@ -360,14 +361,15 @@ fn passing(_: ShardError) -> OutboxError {
 }
 
 impl Outbox for SimOutbox {
-    async fn window(&mut self, fresh: &Fresh) -> Result<Window, OutboxError> {
+    async fn window(&mut self, mark: Option<i64>, fresh: &Fresh) -> Result<Window, OutboxError> {
         self.session.step().await.map_err(passing)?;
         let world = self.session.world.lock();
         if !self.owns(&world) {
             return Err(OutboxError::Fenced);
         }
         let db = &world.servers[self.session.server].db;
-        let (after, to) = (db.relayed, db.batch.min(db.relayed + fresh.fitting(db.relayed)).max(db.relayed));
+        let after = db.relayed.max(mark.unwrap_or(0));
+        let to = db.batch.min(after + fresh.fitting(after)).max(after);
         let due = |batch: i64| batch > after && batch <= to;
         let mut records = outcomes(db, world.fault, due);
         records.extend(dead_letters(db, due));

@@ -68,7 +68,6 @@ impl Worker {
             metrics,
             committed,
             fresh,
-            mark: None,
         };
         let (owned, ended) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let is_owned = Arc::clone(&owned);
