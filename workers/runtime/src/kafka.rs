@@ -8,7 +8,7 @@ use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::TopicPartitionListElem;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use shardlane_config::KafkaConfig;
-use shardlane_topic_id::Described;
+use shardlane_librdkafka::Described;
 
 use crate::standing::Extent;
 
@@ -60,8 +60,8 @@ pub fn lasting_producer(kafka: &KafkaConfig, client_id: &str) -> ClientConfig {
         .set("enable.idempotence", "true")
         .set("acks", "all")
         .set("message.timeout.ms", "0")
-        // A window is handed over at once, so records travel together anyhow.
-        .set("linger.ms", "0")
+        // Until a window is handed over; then it is sent at once.
+        .set("linger.ms", "100")
         // Dead letters and outputs are larger than inputs, whose limit is the broker's.
         .set("message.max.bytes", "8388608")
         .set("queue.buffering.max.messages", "200000");
@@ -127,7 +127,7 @@ fn offsets<C: ConsumerContext>(
 
 /// What the broker says of a topic; one that is not there is an error.
 pub fn describe<C: ConsumerContext>(consumer: &BaseConsumer<C>, topic: &str) -> KafkaResult<Described> {
-    let found = shardlane_topic_id::describe(consumer.client(), topic, ASK)?;
+    let found = shardlane_librdkafka::describe(consumer.client(), topic, ASK)?;
     found.ok_or(KafkaError::MetadataFetch(RDKafkaErrorCode::UnknownTopicOrPartition))
 }
 

@@ -185,6 +185,9 @@ impl Producer {
             }
         }
         flight.land(None);
+        let library = Arc::clone(&client.library);
+        // Nobody waits for it: it only saves the linger.
+        drop(tokio::task::spawn_blocking(move || shardlane_librdkafka::send_at_once(library.client(), STALL / 10)));
         while tokio::time::timeout(STALL / 10, flight.landed.notified()).await.is_err() {
             if client.progress.stalled_since(start) {
                 self.renew(&client);

@@ -16,7 +16,7 @@ use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::{ClientConfig, Offset, Statistics, TopicPartitionList};
 use shardlane_config::{ServiceConfig, TopicConfig};
-use shardlane_topic_id::Described;
+use shardlane_librdkafka::Described;
 use tokio::sync::mpsc as tokio_mpsc;
 
 use crate::edges::{Log, Read};
@@ -328,9 +328,12 @@ impl<S: Service> ReaderThread<S> {
             }
             // While the loop is busy, a batch may grow: it would only wait.
             let wanted = self.hungry.load(Ordering::Relaxed);
-            let waited = close.is_some_and(|close| Instant::now() >= close);
+            let waited = || close.is_some_and(|close| Instant::now() >= close);
             // What was read before trouble is good.
-            if batch.is_full() || !self.pending.is_empty() || (wanted && (idle || waited)) || (batch.is_empty() && idle)
+            if batch.is_full()
+                || !self.pending.is_empty()
+                || (wanted && (idle || waited()))
+                || (batch.is_empty() && idle)
             {
                 if batch.is_empty() {
                     return self.pending.pop_front();

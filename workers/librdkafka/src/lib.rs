@@ -1,7 +1,5 @@
-//! A Kafka topic's id: a topic that was deleted and made anew has another one (KIP-516).
-//!
-//! librdkafka answers this (`rd_kafka_DescribeTopics`), the Rust bindings do not wrap it yet. Everything unsafe of
-//! Shardlane is in this file.
+//! What librdkafka can do and its Rust bindings do not wrap: a Kafka topic's id, by which one that was deleted and made anew is
+//! known (KIP-516), and sending at once what a producer would wait with. Everything unsafe of Shardlane is in this file.
 
 use std::ffi::{CStr, CString};
 use std::ptr;
@@ -38,6 +36,16 @@ impl<T> Drop for Owned<T> {
 
 fn refused(code: RDKafkaErrorCode) -> KafkaError {
     KafkaError::MetadataFetch(code)
+}
+
+/// Has a producer send everything that it was given, at once instead of after its linger. Blocks until all of it is delivered or
+/// refused, but for at most `patience`.
+///
+/// The bindings' own flush asks again and again for no time at all, which is over before the library's threads take notice.
+pub fn send_at_once<C: ClientContext>(client: &Client<C>, patience: Duration) {
+    let wait = i32::try_from(patience.as_millis()).unwrap_or(i32::MAX);
+    // SAFETY: the client outlives this call. Whether everything was sent in time is told by the deliveries.
+    let _ = unsafe { c::rd_kafka_flush(client.native_ptr(), wait) };
 }
 
 /// Asks the broker about a topic; `None` if there is none of that name. Blocks for at most `patience`.
