@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use anyhow::Result;
 use serde_json::Value;
+use shardlane_e2e::direct::Direct;
 use shardlane_e2e::plain::PlainService;
 use shardlane_e2e::signups::{check_shards, requests, send_all, told_the_same};
-use shardlane_e2e::{same, setting, topic};
+use shardlane_e2e::{same, setting, topic, until};
 
 use crate::spec;
 
@@ -43,6 +44,42 @@ async fn a_stopped_worker_ends_well_and_everything_committed_is_published() -> R
         .fetch_one(&mut service.shard(0).await?)
         .await?;
     same("batches not published", row.0 - row.1, 0)
+}
+
+#[tokio::test]
+async fn a_relay_that_is_far_behind_publishes_everything_and_has_the_index_on_its_side() -> Result<()> {
+    let service = PlainService::prepare("behind", spec("behind", 1, 2)).await?;
+    let mut worker = service.worker(0).await?;
+    // More than a page range of the index, which knows the first one from its making.
+    let mut requests = Direct::new(&service, 3_000)?;
+    for _ in 0..30 {
+        requests.send(100).await?;
+    }
+    requests.check(Duration::from_secs(20)).await?;
+    worker.stop().await?;
+    let mut shard = service.shard(0).await?;
+    // As if the broker had been away for long.
+    sqlx::query("UPDATE shard SET relayed_batch = 0").execute(&mut shard).await?;
+    let _worker = service.worker(0).await?;
+    let (kafka, response) = (setting("SHARDLANE_TEST_KAFKA")?, service.topic("response")?);
+    let seen = topic::read_until(&kafka, response, Duration::from_secs(20), |seen| seen.len() >= 6_000).await?;
+    let mut told: Vec<_> = seen.into_iter().map(|record| record.value).collect();
+    told.sort();
+    same(
+        "answers that came once more",
+        told.chunk_by(|one, other| one == other).filter(|same| same.len() == 2).count(),
+        3_000,
+    )?;
+    until(Duration::from_secs(20), async || {
+        let left: i64 = sqlx::query_scalar("SELECT batch - relayed_batch FROM shard")
+            .fetch_one(&mut service.shard(0).await?)
+            .await?;
+        same("batches not published", left, 0)
+    })
+    .await?;
+    let not_yet: i32 =
+        sqlx::query_scalar("SELECT brin_summarize_new_values('account_batch')").fetch_one(&mut shard).await?;
+    same("page ranges of which the index knows nothing", not_yet, 0)
 }
 
 #[tokio::test]

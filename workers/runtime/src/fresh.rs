@@ -16,7 +16,7 @@ use crate::edges::{Outcomes, Window};
 use crate::record::{BATCH_BYTES, BATCH_RECORDS};
 
 /// Batches that fit into a window whatever they hold.
-const SURE: u8 = 3;
+const SURE: u8 = 2;
 /// What fits into a window.
 const ROOM: Size = Size { records: SURE as usize * BATCH_RECORDS, bytes: SURE as usize * BATCH_BYTES };
 /// Most batches of which something is kept, however small they are.
@@ -222,28 +222,28 @@ mod tests {
             for batch in 1..=10 {
                 fresh.offer(batch, large, Vec::new());
             }
-            assert_eq!(fresh.after(0).unwrap().to, 3);
-            assert!(fresh.after(3).is_none());
-            assert_eq!(fresh.fitting(3), 3);
+            assert_eq!(fresh.after(0).unwrap().to, 2);
+            assert!(fresh.after(2).is_none());
+            assert_eq!(fresh.fitting(2), 2);
         }
     }
 
     #[test]
     fn small_batches_that_had_no_room_are_read_together() {
         let fresh = Fresh::default();
-        fresh.offer(1, Size { records: 3 * BATCH_RECORDS, bytes: 0 }, Vec::new());
+        fresh.offer(1, Size { records: ROOM.records, bytes: 0 }, Vec::new());
         for batch in 2..=1_001 {
             fresh.offer(batch, SMALL, Vec::new());
         }
-        fresh.offer(1_002, Size { records: 3 * BATCH_RECORDS + 1, bytes: 0 }, Vec::new());
+        fresh.offer(1_002, Size { records: ROOM.records + 1, bytes: 0 }, Vec::new());
         let after = |mark| fresh.after(mark).map(|window| (window.to, window.more));
         assert_eq!((after(0), after(1)), (Some((1, true)), None));
         assert_eq!(fresh.fitting(1), 1_000, "all but the large one");
         assert_eq!(fresh.fitting(900), 101);
-        assert_eq!(fresh.fitting(1_001), 3, "a batch that is larger than a window is read all the same");
+        assert_eq!(fresh.fitting(1_001), 2, "a batch that is larger than a window is read all the same");
         fresh.offer(1_003, SMALL, Vec::new());
         fresh.published(fresh.mark(), 1_001);
-        assert_eq!(fresh.fitting(1_001), 3);
+        assert_eq!(fresh.fitting(1_001), 2);
         fresh.published(fresh.mark(), 1_002);
         assert_eq!(after(1_002), Some((1_003, false)), "it had room, and nothing lies between");
     }
@@ -268,10 +268,10 @@ mod tests {
 
     #[test]
     fn of_what_is_not_known_a_few_batches_are_read() {
-        assert_eq!(Fresh::default().fitting(77), 3);
+        assert_eq!(Fresh::default().fitting(77), 2);
         let fresh = Fresh::default();
-        fresh.offer(1, Size { records: 3 * BATCH_RECORDS, bytes: 0 }, Vec::new());
+        fresh.offer(1, Size { records: ROOM.records, bytes: 0 }, Vec::new());
         fresh.offer(9, SMALL, Vec::new());
-        assert_eq!(fresh.fitting(1), 3, "2 to 8 may hold anything");
+        assert_eq!(fresh.fitting(1), 2, "2 to 8 may hold anything");
     }
 }

@@ -47,9 +47,9 @@ pub fn consumer(kafka: &KafkaConfig, client_id: &str) -> ClientConfig {
         // times its own size, and whole responses are kept until their last record is read. A record that is larger than
         // a response still comes, alone.
         .set("queued.min.messages", "10000")
-        .set("queued.max.messages.kbytes", "4096")
-        .set("max.partition.fetch.bytes", "524288")
-        .set("fetch.max.bytes", "2097152");
+        .set("queued.max.messages.kbytes", "2048")
+        .set("max.partition.fetch.bytes", "262144")
+        .set("fetch.max.bytes", "1048576");
     config
 }
 

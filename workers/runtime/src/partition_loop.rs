@@ -153,6 +153,8 @@ impl<S: Service, H: Shard<S>, L: Log<S>, C: Clock> PartitionLoop<S, H, L, C> {
                 return Ok(());
             }
             stale_before = stale;
+            // The shard that is met again may have been taken back.
+            self.fresh.forget();
         }
     }
 
@@ -213,7 +215,6 @@ impl<S: Service, H: Shard<S>, L: Log<S>, C: Clock> PartitionLoop<S, H, L, C> {
     /// Reads the slots and assigns them.
     async fn take_up(&mut self) -> Result<Known, Failure> {
         let slots = self.shard.slots().await?.ok_or(Failure::End(LoopEnd::Fenced))?;
-        self.fresh.forget();
         let positions: Positions = slots.standings.iter().map(|(slot, at)| (*slot, at.next_offset)).collect();
         tracing::info!(version = slots.version, slots = ?positions, "slots taken up");
         self.metrics.keep_slots(|slot| positions.contains_key(&slot));

@@ -267,10 +267,10 @@ impl Outlet for Producer {
         }
         for (at, record) in records.iter().enumerate() {
             if first.get(&(&*record.topic, record.slot)).is_some_and(|first| at >= *first) {
-                match self.publish(record).await {
-                    Ok(_) => {}
-                    Err(error) if too_large(&error) => never.push(at),
-                    Err(error) => return Err(error.to_string()),
+                match self.fly(std::slice::from_ref(record)).await.pop() {
+                    None => {}
+                    Some((_, error)) if too_large(&error) => never.push(at),
+                    Some((_, error)) => return Err(error.to_string()),
                 }
             }
         }
