@@ -178,9 +178,9 @@ impl Producer {
         let flight = Arc::new(Flight::default());
         // Held by this call until all are handed over, so that it cannot reach zero before.
         flight.under_way.store(1, Ordering::Release);
-        for at in by_partition(records) {
+        for (at, record) in records.iter().enumerate() {
             flight.under_way.fetch_add(1, Ordering::AcqRel);
-            if let Err(error) = client.hand_over(&records[at], Waiter::Flight(Arc::clone(&flight), at), start).await {
+            if let Err(error) = client.hand_over(record, Waiter::Flight(Arc::clone(&flight), at), start).await {
                 flight.land(Some((at, error)));
             }
         }
@@ -276,15 +276,6 @@ impl Outlet for Producer {
         }
         Ok(never)
     }
-}
-
-/// One partition after the other, each in order: a request holds records of one partition, and the library sends it as soon as
-/// there is a first one. So requests are fewer and fuller.
-fn by_partition(records: &[Outgoing]) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..records.len()).collect();
-    // Stable.
-    order.sort_by_key(|at| records[*at].slot);
-    order
 }
 
 fn base_record(record: &Outgoing, waiter: Box<Waiter>) -> BaseRecord<'_, [u8], [u8], Box<Waiter>> {

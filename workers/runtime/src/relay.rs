@@ -56,7 +56,7 @@ impl<O: Outbox, T: Outlet, C: Clock> Relay<O, T, C> {
                 Ok(more) => {
                     self.health.ready(RELAY);
                     backoff.reset();
-                    if !more && quiet && stop.has_come() {
+                    if !more && quiet && stop.has_come() && self.fresh.to_raise().is_none() {
                         return;
                     }
                     quiet = !more && self.wait(stop).await;
