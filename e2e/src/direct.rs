@@ -1,6 +1,7 @@
 //! Requests put straight into the log: no client asks again, so an answer that was lost stays lost and is noticed.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -26,6 +27,17 @@ impl<'a> Direct<'a> {
 
     /// Puts more requests into the log.
     pub async fn send(&mut self, requests: usize) -> Result<()> {
+        self.put(self.sent..self.sent + requests).await?;
+        self.sent += requests;
+        Ok(())
+    }
+
+    /// Puts all requests into the log once more.
+    pub async fn send_again(&self) -> Result<()> {
+        self.put(0..self.sent).await
+    }
+
+    async fn put(&self, requests: Range<usize>) -> Result<()> {
         let config = &self.service.config;
         let keyspace = Keyspace::of(config);
         let topic = self.service.topic("request")?;
@@ -39,8 +51,7 @@ impl<'a> Direct<'a> {
                 headers: Vec::new(),
             }
         };
-        let records: Vec<_> = (self.sent..self.sent + requests).map(record).collect();
-        self.sent += requests;
+        let records: Vec<_> = requests.map(record).collect();
         Ok(self.producer.publish_all(&records).await?)
     }
 

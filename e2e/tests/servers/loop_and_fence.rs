@@ -46,6 +46,29 @@ async fn a_stopped_worker_ends_well_and_everything_committed_is_published() -> R
     same("batches not published", row.0 - row.1, 0)
 }
 
+/// Waits until this many requests have been answered twice, each time the same.
+async fn each_is_told_twice(service: &PlainService, requests: usize) -> Result<()> {
+    let (kafka, response) = (setting("SHARDLANE_TEST_KAFKA")?, service.topic("response")?);
+    let enough = move |seen: &[topic::Seen]| seen.len() >= 2 * requests;
+    let seen = topic::read_until(&kafka, response, Duration::from_secs(20), enough).await?;
+    let mut told: Vec<_> = seen.into_iter().map(|record| record.value).collect();
+    told.sort();
+    let twice = told.chunk_by(|one, other| one == other).filter(|same| same.len() == 2).count();
+    same("requests that were told the same twice", twice, requests)
+}
+
+#[tokio::test]
+async fn in_large_batches_the_first_request_for_a_name_wins_and_each_is_told_the_same_again() -> Result<()> {
+    let service = PlainService::prepare("large", spec("large", 1, 2)).await?;
+    // A backlog, so that the worker finds batches as large as they get: names come three times, within one and across several.
+    let mut requests = Direct::new(&service, 5_000)?;
+    requests.send(15_000).await?;
+    let _worker = service.worker(0).await?;
+    requests.check(Duration::from_secs(20)).await?;
+    requests.send_again().await?;
+    each_is_told_twice(&service, 15_000).await
+}
+
 #[tokio::test]
 async fn a_relay_that_is_far_behind_publishes_everything_and_has_the_index_on_its_side() -> Result<()> {
     let service = PlainService::prepare("behind", spec("behind", 1, 2)).await?;
@@ -61,15 +84,7 @@ async fn a_relay_that_is_far_behind_publishes_everything_and_has_the_index_on_it
     // As if the broker had been away for long.
     sqlx::query("UPDATE shard SET relayed_batch = 0").execute(&mut shard).await?;
     let _worker = service.worker(0).await?;
-    let (kafka, response) = (setting("SHARDLANE_TEST_KAFKA")?, service.topic("response")?);
-    let seen = topic::read_until(&kafka, response, Duration::from_secs(20), |seen| seen.len() >= 6_000).await?;
-    let mut told: Vec<_> = seen.into_iter().map(|record| record.value).collect();
-    told.sort();
-    same(
-        "answers that came once more",
-        told.chunk_by(|one, other| one == other).filter(|same| same.len() == 2).count(),
-        3_000,
-    )?;
+    each_is_told_twice(&service, 3_000).await?;
     until(Duration::from_secs(20), async || {
         let left: i64 = sqlx::query_scalar("SELECT batch - relayed_batch FROM shard")
             .fetch_one(&mut service.shard(0).await?)
