@@ -59,7 +59,7 @@ async fn each_is_told_twice(service: &PlainService, requests: usize) -> Result<(
 
 #[tokio::test]
 async fn in_large_batches_the_first_request_for_a_name_wins_and_each_is_told_the_same_again() -> Result<()> {
-    let service = PlainService::prepare("large", spec("large", 1, 2)).await?;
+    let service = PlainService::prepare("repeats", spec("repeats", 1, 2)).await?;
     // A backlog, so that the worker finds batches as large as they get: names come three times, within one and across several.
     let mut requests = Direct::new(&service, 5_000)?;
     requests.send(15_000).await?;
