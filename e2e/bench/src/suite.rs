@@ -6,7 +6,7 @@ use crate::bare::Loop;
 use crate::drain::{Backlog, fastest};
 use crate::fill::{Requests, fill};
 use crate::machine::Machine;
-use crate::report::{Report, Row, Target};
+use crate::report::{Report, Row};
 use crate::stage::Stage;
 use crate::{Measure, Options, gateway, latency, memory};
 
@@ -17,10 +17,10 @@ pub async fn run(options: Options) -> Result<()> {
     std::fs::create_dir_all(&stage.options.output)?;
     let mut rows = Vec::new();
     if stage.options.wants(Measure::Drain) {
-        rows.extend(drain(&stage, "drain", "Drain", 0., Some(Target::Ratio(0.7))).await?);
+        rows.extend(drain(&stage, "drain", "Drain", 0.).await?);
     }
     if stage.options.wants(Measure::Repeats) {
-        rows.extend(drain(&stage, "repeats", "Drain, a fifth repeats", 0.2, None).await?);
+        rows.extend(drain(&stage, "repeats", "Drain, a fifth repeats", 0.2).await?);
     }
     if stage.options.wants(Measure::Memory) {
         rows.push(long_drain(&stage).await?);
@@ -38,7 +38,7 @@ pub async fn run(options: Options) -> Result<()> {
     Ok(())
 }
 
-async fn drain(stage: &Stage, name: &str, title: &str, repeats: f64, target: Option<Target>) -> Result<Vec<Row>> {
+async fn drain(stage: &Stage, name: &str, title: &str, repeats: f64) -> Result<Vec<Row>> {
     let records = stage.options.records;
     stage.progress.doing("filling a topic");
     let source = stage.service(&format!("{name}-source"), None).await?;
@@ -49,7 +49,7 @@ async fn drain(stage: &Stage, name: &str, title: &str, repeats: f64, target: Opt
     } else {
         fastest(&backlog, repeats > 0.).await?
     };
-    backlog.compare(title, how, target).await
+    backlog.compare(title, how).await
 }
 
 async fn long_drain(stage: &Stage) -> Result<Row> {

@@ -163,6 +163,7 @@ async fn a_hole_in_the_log_halts_its_slot_and_no_other() -> Result<()> {
     let began = Instant::now();
     let message = halt_is_told(&service, &format!("partition 0, slot {halted}: ")).await?;
     println!("a hole in slot {halted}: said after {:.1?}: {message}", began.elapsed());
+    ensure!(message.starts_with(&format!("partition 0, slot {halted}: ")), "{message}");
 
     // All other slots are answered, also those of the same worker, and the service counts as ready.
     service.whole(PATIENCE).await?;
