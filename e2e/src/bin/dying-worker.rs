@@ -58,8 +58,8 @@ impl<S: Service, E: Shard<S>> Shard<S> for Dying<E> {
         self.edge.adopt(strays).await
     }
 
-    async fn begin(&mut self, mark: Option<i64>) -> Result<Option<Fence>, ShardError> {
-        self.edge.begin(mark).await
+    async fn begin(&mut self, mark: Option<i64>, advances: &[Advance]) -> Result<Option<Fence>, ShardError> {
+        self.edge.begin(mark, advances).await
     }
 
     async fn apply(&mut self, batch: i64, plan: &Arc<S::Plan>) -> Result<Outcomes, ShardError> {
@@ -68,10 +68,6 @@ impl<S: Service, E: Shard<S>> Shard<S> for Dying<E> {
 
     async fn bury(&mut self, batch: i64, dead: &[DeadLetter]) -> Result<Outcomes, ShardError> {
         self.edge.bury(batch, dead).await
-    }
-
-    async fn advance(&mut self, advances: &[Advance]) -> Result<bool, ShardError> {
-        self.edge.advance(advances).await
     }
 
     async fn commit(&mut self) -> Result<(), ShardError> {

@@ -47,6 +47,8 @@ pub struct Fence {
     pub batch: i64,
     /// The slots' version now.
     pub slots_version: i64,
+    /// Whether each slot stood where the batch begins, and stands after its records now.
+    pub advanced: bool,
 }
 
 /// What is to be published of a batch, put into words only when the relay comes to it: the loop has no time for that. A
@@ -76,17 +78,19 @@ pub trait Shard<S: Service>: Send {
     /// Takes in partitions that are no slots, to be read from these offsets: their records become dead letters.
     fn adopt(&mut self, strays: &[(u32, i64)]) -> impl Future<Output = Result<(), ShardError>> + Send;
 
-    /// Begins a transaction, locks the fence and raises the relay's mark. `None`: another worker has taken over.
-    fn begin(&mut self, mark: Option<i64>) -> impl Future<Output = Result<Option<Fence>, ShardError>> + Send;
+    /// Begins a transaction, locks the fence, raises the relay's mark and moves the slots over the batch's records. `None`:
+    /// another worker has taken over.
+    fn begin(
+        &mut self,
+        mark: Option<i64>,
+        advances: &[Advance],
+    ) -> impl Future<Output = Result<Option<Fence>, ShardError>> + Send;
 
     /// Writes the service's state and outcomes. Gives what is to be published of it.
     fn apply(&mut self, batch: i64, plan: &Arc<S::Plan>) -> impl Future<Output = Result<Outcomes, ShardError>> + Send;
 
     /// Stores dead letters. Gives what is to be published of them, with the batch.
     fn bury(&mut self, batch: i64, dead: &[DeadLetter]) -> impl Future<Output = Result<Outcomes, ShardError>> + Send;
-
-    /// Moves the slots over the batch's records. `false`: one of them does not stand where the batch begins.
-    fn advance(&mut self, advances: &[Advance]) -> impl Future<Output = Result<bool, ShardError>> + Send;
 
     /// Ends the transaction; from its return on, nothing of it can be lost.
     fn commit(&mut self) -> impl Future<Output = Result<(), ShardError>> + Send;

@@ -327,18 +327,14 @@ async fn write<S: Service, H: Shard<S>>(
     fresh: &Fresh,
 ) -> Result<Written, Failure> {
     let mark = fresh.to_raise();
-    let fence = shard.begin(mark).await?.ok_or(Failure::End(LoopEnd::Fenced))?;
-    if fence.slots_version != version {
+    let fence = shard.begin(mark, &work.advances).await?.ok_or(Failure::End(LoopEnd::Fenced))?;
+    if fence.slots_version != version || !fence.advanced {
         shard.roll_back().await?;
         return Err(Failure::Stale);
     }
     let mut outcomes = vec![shard.apply(fence.batch, &work.plan).await?];
     if !work.dead.is_empty() {
         outcomes.push(shard.bury(fence.batch, &work.dead).await?);
-    }
-    if !shard.advance(&work.advances).await? {
-        shard.roll_back().await?;
-        return Err(Failure::Stale);
     }
     shard.commit().await?;
     if let Some(mark) = mark {

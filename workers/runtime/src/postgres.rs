@@ -125,8 +125,8 @@ impl<S: Tables> Shard<S> for PgShard<S> {
         self.said(adopted)
     }
 
-    async fn begin(&mut self, mark: Option<i64>) -> Result<Option<Fence>, ShardError> {
-        let fence = async { within(shard::begin(self.session.get().await?, &self.owner, mark)).await }.await;
+    async fn begin(&mut self, mark: Option<i64>, advances: &[Advance]) -> Result<Option<Fence>, ShardError> {
+        let fence = async { within(shard::begin(self.session.get().await?, &self.owner, mark, advances)).await }.await;
         self.said(fence)
     }
 
@@ -151,11 +151,6 @@ impl<S: Tables> Shard<S> for PgShard<S> {
         Ok(Box::new(move || {
             dead.into_iter().map(|letter| addresses.dead_letter(letter.into()).map_err(said)).collect()
         }))
-    }
-
-    async fn advance(&mut self, advances: &[Advance]) -> Result<bool, ShardError> {
-        let advanced = async { within(shard::advance(self.session.same()?, advances)).await }.await;
-        self.said(advanced)
     }
 
     async fn commit(&mut self) -> Result<(), ShardError> {

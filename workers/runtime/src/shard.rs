@@ -1,9 +1,12 @@
 //! The runtime's own statements: the fence, the slots, the dead letters and the relay's mark.
 
-use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
+use std::fmt::Write as _;
+
+use futures::TryStreamExt as _;
+use sqlx::{AssertSqlSafe, Connection, Either, PgConnection, Row};
 
 use crate::edges::{Fence, Slots, TakeOver, memory};
-use crate::intake::{Advance, DeadLetter};
+use crate::intake::{Advance, DeadLetter, Memory};
 use crate::service::BatchRange;
 use crate::standing::Standing;
 
@@ -65,25 +68,68 @@ pub async fn start_over(tx: &mut PgConnection) -> sqlx::Result<()> {
     sqlx::raw_sql("ROLLBACK TO SAVEPOINT begun").execute(tx).await.map(drop)
 }
 
-/// Begins a transaction and locks the shard for a batch, in one trip to the server. `None`: another worker has taken over,
-/// and no transaction has begun.
+/// Begins a transaction, locks the shard for a batch and moves the slots over its records, in one trip to the server. `None`:
+/// another worker has taken over, and no transaction has begun.
 ///
 /// The relay's mark goes with it, else the relay would wait for the row until the batch is committed. It never goes beyond what
 /// the shard has, which may have been taken back.
-pub async fn begin(shard: &mut PgConnection, owner: &str, mark: Option<i64>) -> sqlx::Result<Option<Fence>> {
-    let statements = format!(
-        "BEGIN; UPDATE shard SET batch = batch + 1, relayed_batch = GREATEST(relayed_batch, LEAST(batch, {}))
-         WHERE owner = '{}' RETURNING batch, slots_version; SAVEPOINT begun",
-        mark.unwrap_or(0),
-        owner.replace('\'', "''")
-    );
-    // The worker's own name, and quoted: several statements at once take no parameters.
-    let row = sqlx::raw_sql(AssertSqlSafe(statements)).fetch_optional(&mut *shard).await?;
-    if row.is_none() {
-        sqlx::raw_sql("ROLLBACK").execute(shard).await?;
+pub async fn begin(
+    shard: &mut PgConnection,
+    owner: &str,
+    mark: Option<i64>,
+    advances: &[Advance],
+) -> sqlx::Result<Option<Fence>> {
+    // The worker's own name, quoted, and numbers: several statements at once take no parameters.
+    let statements = AssertSqlSafe(begin_statements(owner, mark.unwrap_or(0), advances));
+    let (mut fence, mut moved) = (None, 0);
+    let mut answers = sqlx::raw_sql(statements).fetch_many(&mut *shard);
+    while let Some(answer) = answers.try_next().await? {
+        match answer {
+            Either::Right(row) => fence = Some((row.get(0), row.get(1))),
+            // The statement that moves the slots is the only one after the fence that has rows to tell of.
+            Either::Left(done) if fence.is_some() => moved += done.rows_affected(),
+            Either::Left(_) => {}
+        }
     }
-    Ok(row.map(|row| Fence { batch: row.get(0), slots_version: row.get(1) }))
+    drop(answers);
+    let Some((batch, slots_version)) = fence else {
+        sqlx::raw_sql("ROLLBACK").execute(shard).await?;
+        return Ok(None);
+    };
+    // The fence's own row is one of them.
+    Ok(Some(Fence { batch, slots_version, advanced: moved == 1 + advances.len() as u64 }))
 }
+
+/// Whoever does not own the shard moves nothing.
+fn begin_statements(owner: &str, mark: i64, advances: &[Advance]) -> String {
+    let owner = owner.replace('\'', "''");
+    let mut statements = format!(
+        "BEGIN; UPDATE shard SET batch = batch + 1, relayed_batch = GREATEST(relayed_batch, LEAST(batch, {mark}))
+         WHERE owner = '{owner}' RETURNING batch, slots_version;"
+    );
+    for (at, Advance { slot, from, to, memory }) in advances.iter().enumerate() {
+        let Memory { timestamp, digest } = memory;
+        let separator = if at == 0 { MOVE_SLOTS } else { ", " };
+        // Infallible: it is written to a string.
+        let _ = write!(
+            statements,
+            "{separator}({slot}::int, {from}::bigint, {to}::bigint, {timestamp}::bigint, {digest}::bigint)"
+        );
+    }
+    if !advances.is_empty() {
+        let _ = write!(
+            statements,
+            ") AS b(slot, since, until, last_timestamp, last_digest)
+             WHERE slot.slot = b.slot AND slot.next_offset = b.since AND slot.state IN ('active', 'leaving')
+               AND EXISTS (SELECT FROM shard WHERE owner = '{owner}');"
+        );
+    }
+    statements + "SAVEPOINT begun"
+}
+
+const MOVE_SLOTS: &str =
+    " UPDATE slot SET next_offset = b.until, last_timestamp = b.last_timestamp, last_digest = b.last_digest
+     FROM (VALUES ";
 
 /// Where a slot stands, if the shard works on it.
 pub async fn standing(shard: &mut PgConnection, slot: u32) -> sqlx::Result<Option<Standing>> {
@@ -120,25 +166,6 @@ pub async fn adopt(shard: &mut PgConnection, owner: &str, strays: &[(u32, i64)])
 /// The slots' version, if `owner` still owns the shard. Reads only.
 pub async fn slots_version(shard: &mut PgConnection, owner: &str) -> sqlx::Result<Option<i64>> {
     sqlx::query_scalar("SELECT slots_version FROM shard WHERE owner = $1").bind(owner).fetch_optional(shard).await
-}
-
-/// Moves the slots over a batch's records. `false`: one of them does not stand where the batch begins.
-pub async fn advance(tx: &mut PgConnection, advances: &[Advance]) -> sqlx::Result<bool> {
-    let column = |value: fn(&Advance) -> i64| advances.iter().map(value).collect::<Vec<_>>();
-    let done = sqlx::query(
-        "UPDATE slot SET next_offset = b.until, last_timestamp = b.last_timestamp, last_digest = b.last_digest
-         FROM UNNEST($1::int[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[])
-              AS b(slot, since, until, last_timestamp, last_digest)
-         WHERE slot.slot = b.slot AND slot.next_offset = b.since AND slot.state IN ('active', 'leaving')",
-    )
-    .bind(advances.iter().map(|a| a.slot.cast_signed()).collect::<Vec<_>>())
-    .bind(column(|a| a.from))
-    .bind(column(|a| a.to))
-    .bind(column(|a| a.memory.timestamp))
-    .bind(column(|a| a.memory.digest))
-    .execute(tx)
-    .await?;
-    Ok(done.rows_affected() == advances.len() as u64)
 }
 
 /// Stores dead letters, to be published with the batch.

@@ -25,12 +25,73 @@ pub struct Claim {
 /// A batch, ready to be written.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SignupPlan {
-    /// The first claim on each name: it wins, unless the name is taken already.
-    pub first: Arc<Vec<Claim>>,
-    /// The accounts that these open.
+    /// What is asked for. Shared, because it is put into words after the rest was written and dropped.
+    pub claims: Arc<Claims>,
+    /// The accounts that the first claims open.
     pub accounts: Accounts,
+}
+
+/// The claims of a batch.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Claims {
+    /// The first claim on each name: it wins, unless the name is taken already.
+    pub first: Vec<Claim>,
     /// Every other claim: it has lost, unless it is a retry of the winner.
     pub later: Vec<Claim>,
+}
+
+impl Claims {
+    /// All of them.
+    pub fn all(&self) -> impl Iterator<Item = &Claim> {
+        self.first.iter().chain(&self.later)
+    }
+}
+
+/// The names that were taken before a batch, with the requests that have them.
+pub type Taken = HashMap<String, String>;
+
+/// What becomes of a batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// The claims.
+    pub claims: Arc<Claims>,
+    /// Whether each of them has its name, in the order of [`Claims::all`].
+    pub won: Vec<bool>,
+}
+
+impl Verdict {
+    /// Every first claim has won.
+    pub fn all_free(claims: &Arc<Claims>) -> Self {
+        Self::of(claims, &Taken::new())
+    }
+
+    /// Who wins, where these names are taken.
+    pub fn of(claims: &Arc<Claims>, taken: &Taken) -> Self {
+        let owns = |claim: &Claim| taken.get(&claim.username).map(|owner| *owner == claim.request_id);
+        let first = claims.first.iter().map(|claim| owns(claim).unwrap_or(true));
+        let later = claims.later.iter().map(|claim| owns(claim).unwrap_or(false));
+        let won = first.chain(later).collect();
+        Self { claims: Arc::clone(claims), won }
+    }
+
+    /// Each claim, and whether it has its name.
+    pub fn each(&self) -> impl Iterator<Item = (&Claim, bool)> {
+        self.claims.all().zip(self.won.iter().copied())
+    }
+
+    /// The claims that have lost.
+    pub fn lost(&self) -> Vec<&Claim> {
+        self.each().filter(|(_, won)| !won).map(|(claim, _)| claim).collect()
+    }
+
+    /// In the order in which they are published: within a name, that of the log.
+    pub fn in_order(&self) -> Vec<(&Claim, bool)> {
+        let mut told: Vec<_> = self.each().collect();
+        if !self.claims.later.is_empty() {
+            told.sort_unstable_by_key(|(claim, _)| (claim.slot, claim.offset));
+        }
+        told
+    }
 }
 
 /// Columns of accounts.
@@ -49,6 +110,18 @@ pub struct Accounts {
 }
 
 impl Accounts {
+    /// Those whose place is to be kept.
+    pub fn pick(&self, keep: &[bool]) -> Self {
+        let pick = |column: &Column| column.pick(|place| keep[place]);
+        Self {
+            slots: pick(&self.slots),
+            offsets: pick(&self.offsets),
+            usernames: pick(&self.usernames),
+            ids: pick(&self.ids),
+            request_ids: pick(&self.request_ids),
+        }
+    }
+
     fn of(claims: &[Claim], ids: Vec<String>) -> Self {
         Self {
             slots: Column::of(claims.iter().map(|claim| claim.slot.cast_signed()).collect()),
@@ -89,7 +162,7 @@ pub fn fold(space: u32, mut requests: Vec<Accepted<Signup>>) -> SignupPlan {
         }
     }
     let accounts = Accounts::of(&claims, ids);
-    SignupPlan { first: Arc::new(claims), accounts, later: others }
+    SignupPlan { claims: Arc::new(Claims { first: claims, later: others }), accounts }
 }
 
 #[cfg(test)]
@@ -113,20 +186,37 @@ mod tests {
     #[test]
     fn the_first_claim_on_a_name_is_first() {
         let plan = batch(&[("a", "1"), ("b", "2"), ("a", "3")]);
-        assert_eq!(names(&plan.first), [("a", "1", 0), ("b", "2", 1)]);
-        assert_eq!(names(&plan.later), [("a", "3", 2)]);
+        assert_eq!(names(&plan.claims.first), [("a", "1", 0), ("b", "2", 1)]);
+        assert_eq!(names(&plan.claims.later), [("a", "3", 2)]);
     }
 
     #[test]
     fn a_retry_within_a_batch_is_one_claim_answered_where_it_was_asked_last() {
         let plan = batch(&[("a", "1"), ("a", "2"), ("a", "1"), ("a", "2")]);
-        assert_eq!(names(&plan.first), [("a", "1", 2)]);
-        assert_eq!(names(&plan.later), [("a", "2", 3)]);
+        assert_eq!(names(&plan.claims.first), [("a", "1", 2)]);
+        assert_eq!(names(&plan.claims.later), [("a", "2", 3)]);
+    }
+
+    #[test]
+    fn a_taken_name_is_refused_to_all_but_the_request_that_has_it() {
+        let plan = batch(&[("a", "1"), ("b", "2"), ("a", "3"), ("c", "4"), ("c", "5"), ("a", "0")]);
+        let taken = Taken::from([("a".to_owned(), "3".to_owned()), ("b".to_owned(), "2".to_owned())]);
+        let verdict = Verdict::of(&plan.claims, &taken);
+        let told: Vec<_> = verdict.in_order().iter().map(|(claim, won)| (&*claim.request_id, *won)).collect();
+        assert_eq!(told, [("1", false), ("2", true), ("3", true), ("4", true), ("5", false), ("0", false)]);
+        let lost: Vec<_> = verdict.lost().iter().map(|claim| &*claim.request_id).collect();
+        assert_eq!(lost, ["1", "0", "5"]);
+    }
+
+    #[test]
+    fn where_every_name_is_free_the_first_claims_win() {
+        let plan = batch(&[("a", "1"), ("a", "2"), ("b", "3")]);
+        assert_eq!(Verdict::all_free(&plan.claims).won, [true, true, false]);
     }
 
     #[test]
     fn one_id_on_two_names_is_two_claims() {
         let plan = batch(&[("a", "1"), ("b", "1")]);
-        assert_eq!(names(&plan.first), [("a", "1", 0), ("b", "1", 1)]);
+        assert_eq!(names(&plan.claims.first), [("a", "1", 0), ("b", "1", 1)]);
     }
 }

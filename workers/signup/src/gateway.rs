@@ -55,8 +55,8 @@ pub async fn run(
     let config = Arc::new(config);
     let health = Health::starting(Arc::new(Metrics::new()?), &["replies", "slots"]);
     let replies = Replies::follow(&config.kafka, config.topic(RESPONSE)?, &health, |value| {
-        let response: SignupResponse = serde_json::from_slice(value).ok()?;
-        Some((response.request_id, response.success))
+        let response: SignupResponse<'_> = serde_json::from_slice(value).ok()?;
+        Some((response.request_id.into_owned(), response.success))
     })?;
     let gateway = Gateway::start(Arc::clone(&config), &health)?;
     let signups = Arc::new(Signups { gateway, replies, rules: settings.usernames });

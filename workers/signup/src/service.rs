@@ -9,8 +9,8 @@ use shardlane_runtime::service::{Accepted, BatchRange, Message, Rejection, Schem
 use shardlane_runtime::{ksuid, shard};
 use sqlx::{PgConnection, PgPool};
 
-use crate::fold::{SignupPlan, fold};
-use crate::tables::{Told, Trust};
+use crate::fold::{Claim, SignupPlan, Verdict, fold};
+use crate::tables::Trust;
 use crate::username::UsernameRules;
 use crate::wire::{Signup, SignupResponse, parse};
 use crate::{reads, tables};
@@ -52,6 +52,15 @@ pub fn schema() -> Schema {
     }
 }
 
+/// What became of some requests.
+#[derive(Debug)]
+pub enum Told {
+    /// A batch that was just written.
+    Now(Verdict),
+    /// Rows of the shard.
+    Before(Vec<SignupResponse<'static>>),
+}
+
 impl Service for SignupService {
     type Request = Signup;
     type Plan = SignupPlan;
@@ -71,21 +80,20 @@ impl Tables for SignupService {
     const PRUNED: &'static [&'static str] = &["refusal"];
 
     async fn apply(&self, tx: &mut PgConnection, batch: i64, plan: &Arc<SignupPlan>) -> sqlx::Result<Told> {
-        tables::apply(tx, batch, plan, &self.trust).await
+        tables::apply(tx, batch, plan, &self.trust).await.map(Told::Now)
     }
 
     async fn outcomes(&self, shard: &mut PgConnection, range: BatchRange) -> sqlx::Result<Told> {
-        tables::outcomes(shard, range).await
+        tables::outcomes(shard, range).await.map(Told::Before)
     }
 
     fn messages(told: Told) -> sqlx::Result<Vec<Message>> {
         match told {
-            Told::AllWon(claims) => {
-                claims.iter().map(|claim| message(&claim.request_id, &claim.username, true)).collect()
+            Told::Now(verdict) => {
+                let told = |(claim, success): (&Claim, bool)| message(&claim.request_id, &claim.username, success);
+                verdict.in_order().into_iter().map(told).collect()
             }
-            Told::Each(responses) => {
-                responses.iter().map(|told| message(&told.request_id, &told.username, told.success)).collect()
-            }
+            Told::Before(rows) => rows.iter().map(|row| message(&row.request_id, &row.username, row.success)).collect(),
         }
     }
 

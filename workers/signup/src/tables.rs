@@ -1,14 +1,12 @@
 //! The statements of a sign-up shard: one for each table and batch, never one for each record.
 
-use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use shardlane_runtime::service::BatchRange;
 use shardlane_runtime::shard;
 use sqlx::{PgConnection, Row};
 
-use crate::fold::{Accounts, Claim, SignupPlan};
+use crate::fold::{Accounts, Claim, SignupPlan, Taken, Verdict};
 use crate::wire::SignupResponse;
 
 /// Statements that make the tables.
@@ -17,52 +15,28 @@ pub const DDL: &str = include_str!("schema.sql");
 pub const TABLES: [&str; 2] = ["account", "refusal"];
 
 /// Writes a batch.
-pub async fn apply(tx: &mut PgConnection, batch: i64, plan: &SignupPlan, trust: &Trust) -> sqlx::Result<Told> {
-    let won = open_accounts(tx, batch, plan, trust).await?;
-    if won == plan.first.len() as u64 && plan.later.is_empty() {
-        return Ok(Told::AllWon(Arc::clone(&plan.first)));
-    }
-    // Somebody has lost or asks again: the winners say who.
-    let claims: Vec<&Claim> = plan.first.iter().chain(&plan.later).collect();
-    let winners = winners(tx, &claims).await?;
-    let (mut again, mut lost, mut told) = (Vec::new(), Vec::new(), Vec::with_capacity(claims.len()));
-    for claim in claims {
-        let winner = winners.get(&*claim.username).filter(|winner| winner.request_id == claim.request_id);
-        told.push(((claim.slot, claim.offset), response(claim, winner.is_some())));
-        match winner {
-            Some(winner) if winner.batch != batch => again.push(claim),
-            Some(_) => {}
-            None => lost.push(claim),
-        }
+pub async fn apply(tx: &mut PgConnection, batch: i64, plan: &SignupPlan, trust: &Trust) -> sqlx::Result<Verdict> {
+    let taken = open_accounts(tx, batch, plan, trust).await?;
+    let verdict = Verdict::of(&plan.claims, &taken);
+    let mut again: Vec<&Claim> = Vec::new();
+    if !taken.is_empty() {
+        let retried = |(claim, won): (_, bool)| won.then_some(claim);
+        again.extend(verdict.each().filter_map(retried).filter(|claim| taken.contains_key(&claim.username)));
     }
     answer_again(tx, batch, &again).await?;
-    refuse(tx, batch, &lost).await?;
-    told.sort_unstable_by_key(|(place, _)| *place);
-    Ok(Told::Each(told.into_iter().map(|(_, response)| response).collect()))
-}
-
-/// What became of some requests.
-#[derive(Debug)]
-pub enum Told {
-    /// Every claim of a batch has won, and no name was claimed twice.
-    AllWon(Arc<Vec<Claim>>),
-    /// This.
-    Each(Vec<SignupResponse>),
-}
-
-fn response(claim: &Claim, success: bool) -> SignupResponse {
-    SignupResponse { request_id: claim.request_id.clone(), username: claim.username.clone(), success }
+    refuse(tx, batch, &verdict.lost()).await?;
+    Ok(verdict)
 }
 
 /// Whether the names of a batch are taken to be free. Where none is taken already, asking first costs a fifth of the time;
 /// where some are, trying in vain costs as well. Only the speed depends on it.
 #[derive(Debug, Default)]
 pub struct Trust {
-    /// Batches for which the names are asked after first.
+    /// For how many more batches without a taken name the names are asked after first.
     wary: AtomicU32,
 }
 
-/// For how many batches names are asked after, once one was taken.
+/// For how many batches names are asked after, once some were taken.
 const WARY: u32 = 32;
 
 /// Claims that are too few for trust to pay.
@@ -85,27 +59,35 @@ pub const OPEN: &str = open!();
 pub const OPEN_IF_FREE: &str =
     concat!(open!(), r#" WHERE NOT EXISTS (SELECT FROM account a WHERE a.username = c.username COLLATE "C")"#);
 
-/// Opens an account for each claim on a name that is free.
-async fn open_accounts(tx: &mut PgConnection, batch: i64, plan: &SignupPlan, trust: &Trust) -> sqlx::Result<u64> {
-    if plan.first.is_empty() {
-        return Ok(0);
+/// Opens an account for each first claim on a name that is free. Gives the names that are not.
+async fn open_accounts(tx: &mut PgConnection, batch: i64, plan: &SignupPlan, trust: &Trust) -> sqlx::Result<Taken> {
+    let SignupPlan { claims, accounts } = plan;
+    if claims.first.is_empty() {
+        return Ok(Taken::new());
     }
-    // For a few, trying twice costs more than asking.
-    if plan.first.len() < FEW {
-        return insert(tx, OPEN_IF_FREE, batch, &plan.accounts).await;
+    if claims.first.len() < FEW {
+        let opened = insert(tx, OPEN_IF_FREE, batch, accounts).await?;
+        let all = opened == claims.first.len() as u64;
+        return if all { Ok(Taken::new()) } else { taken(tx, batch, accounts).await };
     }
-    if trust.wary.load(Ordering::Relaxed) == 0 {
-        match insert(tx, OPEN, batch, &plan.accounts).await {
-            Err(sqlx::Error::Database(error)) if error.is_unique_violation() => {
-                shard::start_over(tx).await?;
-                trust.wary.store(WARY, Ordering::Relaxed);
-            }
-            result => return result,
+    // Only the loop writes it, and there is one.
+    let wary = trust.wary.load(Ordering::Relaxed);
+    if wary == 0 {
+        match insert(tx, OPEN, batch, accounts).await {
+            Err(sqlx::Error::Database(error)) if error.is_unique_violation() => shard::start_over(tx).await?,
+            result => return result.map(|_| Taken::new()),
         }
-    } else {
-        trust.wary.fetch_sub(1, Ordering::Relaxed);
     }
-    insert(tx, OPEN_IF_FREE, batch, &plan.accounts).await
+    let taken = taken(tx, batch, accounts).await?;
+    if taken.is_empty() {
+        trust.wary.store(wary.saturating_sub(1), Ordering::Relaxed);
+        insert(tx, OPEN, batch, accounts).await?;
+    } else {
+        trust.wary.store(WARY, Ordering::Relaxed);
+        let free: Vec<bool> = claims.first.iter().map(|claim| !taken.contains_key(&claim.username)).collect();
+        insert(tx, OPEN, batch, &accounts.pick(&free)).await?;
+    }
+    Ok(taken)
 }
 
 async fn insert(tx: &mut PgConnection, statement: &'static str, batch: i64, accounts: &Accounts) -> sqlx::Result<u64> {
@@ -115,18 +97,14 @@ async fn insert(tx: &mut PgConnection, statement: &'static str, batch: i64, acco
     Ok(insert.execute(tx).await?.rows_affected())
 }
 
-struct Winner {
-    request_id: String,
-    batch: i64,
-}
-
-/// Who has each of the names.
-async fn winners(tx: &mut PgConnection, claims: &[&Claim]) -> sqlx::Result<HashMap<String, Winner>> {
-    let rows = sqlx::query("SELECT username, request_id, batch FROM account WHERE username = ANY($1)")
-        .bind(claims.iter().map(|c| &*c.username).collect::<Vec<_>>())
+/// Who had which of the names before this batch.
+async fn taken(tx: &mut PgConnection, batch: i64, accounts: &Accounts) -> sqlx::Result<Taken> {
+    let rows = sqlx::query("SELECT username, request_id FROM account WHERE username = ANY($1) AND batch < $2")
+        .bind(&accounts.usernames)
+        .bind(batch)
         .fetch_all(tx)
         .await?;
-    Ok(rows.iter().map(|row| (row.get(0), Winner { request_id: row.get(1), batch: row.get(2) })).collect())
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
 /// Has the accounts of retried requests published again.
@@ -171,7 +149,7 @@ async fn refuse(tx: &mut PgConnection, batch: i64, claims: &[&Claim]) -> sqlx::R
 }
 
 /// The outcomes of some batches, in order.
-pub async fn outcomes(shard: &mut PgConnection, range: BatchRange) -> sqlx::Result<Told> {
+pub async fn outcomes(shard: &mut PgConnection, range: BatchRange) -> sqlx::Result<Vec<SignupResponse<'static>>> {
     let rows = sqlx::query(
         "SELECT request_id, username, success FROM (
              SELECT batch, slot, record_offset, request_id, username, true AS success
@@ -186,9 +164,9 @@ pub async fn outcomes(shard: &mut PgConnection, range: BatchRange) -> sqlx::Resu
     .fetch_all(shard)
     .await?;
     let response = |row: &sqlx::postgres::PgRow| SignupResponse {
-        request_id: row.get(0),
-        username: row.get(1),
+        request_id: row.get::<String, _>(0).into(),
+        username: row.get::<String, _>(1).into(),
         success: row.get(2),
     };
-    Ok(Told::Each(rows.iter().map(response).collect()))
+    Ok(rows.iter().map(response).collect())
 }

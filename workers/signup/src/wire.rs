@@ -24,11 +24,13 @@ pub struct SignupRequest<'a> {
 
 /// An outcome as it lies in the topic.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SignupResponse {
+pub struct SignupResponse<'a> {
     /// The request's.
-    pub request_id: String,
+    #[serde(borrow)]
+    pub request_id: Cow<'a, str>,
     /// The request's.
-    pub username: String,
+    #[serde(borrow)]
+    pub username: Cow<'a, str>,
     /// Whether the name is this request's.
     pub success: bool,
 }

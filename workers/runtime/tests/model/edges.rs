@@ -149,7 +149,7 @@ impl Shard<Model> for SimShard {
         Ok(())
     }
 
-    async fn begin(&mut self, mark: Option<i64>) -> Result<Option<Fence>, ShardError> {
+    async fn begin(&mut self, mark: Option<i64>, advances: &[Advance]) -> Result<Option<Fence>, ShardError> {
         self.session.lock().await?;
         let (mut tx, owns, ignored) = {
             let world = self.world();
@@ -163,7 +163,17 @@ impl Shard<Model> for SimShard {
         tx.relayed = tx.relayed.max(mark.unwrap_or(0).min(tx.batch));
         tx.batch += 1;
         let slots_version = if ignored { self.known_version } else { tx.slots_version };
-        let fence = Fence { batch: tx.batch, slots_version };
+        let advanced = advances.iter().all(|Advance { slot, from, to, .. }| match tx.slots.get_mut(slot) {
+            Some(next) if next == from => {
+                *next = *to;
+                true
+            }
+            _ => false,
+        });
+        if advanced && self.world().has(Fault::OffsetsOutsideTransaction) {
+            self.world().servers[self.session.server].db.slots = tx.slots.clone();
+        }
+        let fence = Fence { batch: tx.batch, slots_version, advanced };
         self.tx = Some(tx);
         Ok(Some(fence))
     }
@@ -200,21 +210,6 @@ impl Shard<Model> for SimShard {
         }
         let records = dead_letters(self.tx(), |of| of == batch);
         Ok(Box::new(move || Ok(records)))
-    }
-
-    async fn advance(&mut self, advances: &[Advance]) -> Result<bool, ShardError> {
-        self.step_in_tx().await?;
-        for Advance { slot, from, to, .. } in advances {
-            match self.tx().slots.get_mut(slot) {
-                Some(next) if next == from => *next = *to,
-                _ => return Ok(false),
-            }
-        }
-        if self.world().has(Fault::OffsetsOutsideTransaction) {
-            let slots = self.tx().slots.clone();
-            self.world().servers[self.session.server].db.slots = slots;
-        }
-        Ok(true)
     }
 
     async fn commit(&mut self) -> Result<(), ShardError> {

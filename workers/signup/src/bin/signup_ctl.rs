@@ -132,9 +132,9 @@ async fn show_outcomes(
     let metrics = Metrics::new().map_err(|error| Failure::Other(error.into()))?;
     let health = Health::starting(Arc::new(metrics), &["outcomes"]);
     tail(kafka, topic, Start::End, (&health, "outcomes"), move |record| {
-        let Some(Ok(response)) = record.value.map(serde_json::from_slice::<SignupResponse>) else { return };
+        let Some(Ok(response)) = record.value.map(serde_json::from_slice::<SignupResponse<'_>>) else { return };
         // An outcome may be published more than once; a person is told once.
-        if asked.lock().is_ok_and(|mut asked| asked.remove(&response.request_id)) {
+        if asked.lock().is_ok_and(|mut asked| asked.remove(&*response.request_id)) {
             let mark = if response.success { "✅" } else { "❌" };
             println!("{}:{} {} {} {mark}", record.slot, record.offset, response.request_id, response.username);
         }
