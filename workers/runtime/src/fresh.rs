@@ -142,6 +142,11 @@ impl Fresh {
         state.raised = state.raised.max(mark);
     }
 
+    /// Whether anything is known of that follows a batch.
+    pub fn has_after(&self, batch: i64) -> bool {
+        self.state().batches.back().is_some_and(|last| last.number > batch)
+    }
+
     /// What follows a mark without a gap, if that is here and not empty.
     pub fn after(&self, mark: i64) -> Option<Window> {
         let mut window = Window { after: mark, to: mark, ..Window::default() };

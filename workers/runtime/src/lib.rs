@@ -4,6 +4,9 @@
 //! order: [`reader`], [`intake`], the service, [`shard`], [`relay`]. [`partition_loop`] and [`relay`] decide; they see
 //! Kafka, Postgres and time through [`edges`] alone, so that a test can put a simulation in their place.
 
+// For its effect alone.
+use shardlane_allocator as _;
+
 pub mod addresses;
 pub mod column;
 pub mod database;

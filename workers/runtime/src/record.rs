@@ -6,7 +6,7 @@ use std::ops::Range;
 use crate::fresh::Size;
 
 /// Most records in a batch.
-pub const BATCH_RECORDS: usize = 6_000;
+pub const BATCH_RECORDS: usize = 8_000;
 /// A batch is closed once its keys and values are as large as this, in bytes.
 pub const BATCH_BYTES: usize = 4 << 20;
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 use tokio::sync::Notify;
 
-use crate::edges::{Clock, Outbox, OutboxError, Outlet};
+use crate::edges::{Clock, Outbox, OutboxError, Outlet, Window};
 use crate::fresh::Fresh;
 use crate::health::Health;
 use crate::metrics::Metrics;
@@ -19,8 +19,9 @@ use crate::producer::Outgoing;
 
 /// How long an idle relay waits; a commit wakes it at once.
 const IDLE: Duration = Duration::from_secs(1);
-/// How long no batch is committed that would carry the mark into the shard, before the relay does it by itself.
-const QUIET: Duration = Duration::from_millis(20);
+/// How long no batch is committed that would carry the mark into the shard, before the relay does it by itself. Longer than a
+/// large batch takes, for whose end the relay would else wait.
+const QUIET: Duration = Duration::from_millis(100);
 /// The part of a worker's health that this is.
 pub const RELAY: &str = "relay";
 
@@ -51,8 +52,9 @@ impl<O: Outbox, T: Outlet, C: Clock> Relay<O, T, C> {
         let mut backoff = Backoff::default();
         // Nothing was committed for a while.
         let mut quiet = false;
+        let mut ready = None;
         loop {
-            match self.round(quiet).await {
+            match self.round(quiet, &mut ready).await {
                 Ok(more) => {
                     self.health.ready(RELAY);
                     backoff.reset();
@@ -86,10 +88,11 @@ impl<O: Outbox, T: Outlet, C: Clock> Relay<O, T, C> {
         }
     }
 
-    /// Publishes one window. `false`: nothing more is known of.
-    async fn round(&mut self, quiet: bool) -> Result<bool, OutboxError> {
+    /// Publishes one window, and has the next one `ready` if it comes meanwhile. `false`: nothing more is known of.
+    async fn round(&mut self, quiet: bool, ready: &mut Option<Window>) -> Result<bool, OutboxError> {
         let mark = self.fresh.mark();
-        let window = match mark.at.and_then(|mark| self.fresh.after(mark)) {
+        let prepared = ready.take().filter(|window| mark.at == Some(window.after));
+        let window = match prepared.or_else(|| mark.at.and_then(|mark| self.fresh.after(mark))) {
             Some(window) => window,
             None => self.outbox.window(mark.at, &self.fresh).await?,
         };
@@ -101,12 +104,25 @@ impl<O: Outbox, T: Outlet, C: Clock> Relay<O, T, C> {
             }
             return Ok(false);
         }
-        // Waits for as long as the broker needs: there is nothing better to do.
-        let digests = publish(&self.outlet, &self.dead_letters, &window.records).await.map_err(OutboxError::Passing)?;
+        let digests = self.publish(&window, ready).await.map_err(OutboxError::Passing)?;
         self.metrics.unpublishable(digests);
         self.fresh.published(mark, window.to);
         self.metrics.relayed(window.records.len(), window.to);
-        Ok(window.more)
+        Ok(window.more || self.fresh.has_after(window.to))
+    }
+
+    /// Publishes a window. While the broker has it, the next one is put into words, and handed over only when this one is
+    /// acknowledged: else what must be sent again would come after it.
+    async fn publish(&mut self, window: &Window, ready: &mut Option<Window>) -> Result<usize, String> {
+        let Self { outlet, dead_letters, committed, fresh, .. } = self;
+        let mut publishing = std::pin::pin!(publish(outlet, dead_letters, &window.records));
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut publishing => return done,
+                () = committed.notified(), if ready.is_none() => *ready = fresh.after(window.to),
+            }
+        }
     }
 }
 

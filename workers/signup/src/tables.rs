@@ -99,12 +99,12 @@ async fn insert(tx: &mut PgConnection, statement: &'static str, batch: i64, acco
 
 /// Who had which of the names before this batch.
 async fn taken(tx: &mut PgConnection, batch: i64, accounts: &Accounts) -> sqlx::Result<Taken> {
-    let rows = sqlx::query("SELECT username, request_id FROM account WHERE username = ANY($1) AND batch < $2")
+    let rows = sqlx::query("SELECT username, request_id, batch FROM account WHERE username = ANY($1)")
         .bind(&accounts.usernames)
-        .bind(batch)
         .fetch_all(tx)
         .await?;
-    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+    let before = rows.iter().filter(|row| row.get::<i64, _>(2) < batch);
+    Ok(before.map(|row| (row.get(0), row.get(1))).collect())
 }
 
 /// Has the accounts of retried requests published again.
