@@ -8,6 +8,7 @@
 use shardlane_allocator as _;
 
 pub mod addresses;
+mod apart;
 pub mod column;
 pub mod database;
 pub mod edges;

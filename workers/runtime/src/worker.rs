@@ -7,6 +7,7 @@ use rdkafka::error::KafkaError;
 use shardlane_config::{ConfigError, ServiceConfig, roles};
 use tokio::sync::Notify;
 
+use crate::apart::apart;
 use crate::database::ShardAddress;
 use crate::edges::{Log, Outbox, Outlet, RealClock, Shard};
 use crate::fresh::Fresh;
@@ -75,16 +76,16 @@ pub enum WorkerError {
         /// Whose it should be.
         partition: u32,
     },
-    /// The reading thread ended, which it never does by itself.
-    #[error("the reading thread has ended; see the log lines before this one")]
-    ReaderEnded,
+    /// One of its threads ended, which none does by itself.
+    #[error("the thread {0:?} has ended; see the log lines before this one")]
+    ThreadEnded(&'static str),
 }
 
 impl WorkerError {
     fn of(end: LoopEnd, config: &ServiceConfig, partition: u32) -> Self {
         match end {
             LoopEnd::Fenced => Self::Fenced(partition),
-            LoopEnd::LogEnded => Self::ReaderEnded,
+            LoopEnd::LogEnded => Self::ThreadEnded("reader"),
             LoopEnd::Foreign { service_id, partition: found_partition } => {
                 Self::Foreign { found_id: service_id, found_partition, id: config.id.clone(), partition }
             }
@@ -116,13 +117,13 @@ pub async fn run<S: Tables>(service: S, options: WorkerOptions, shutdown: Shutdo
 pub async fn run_wrapped<S, H, L, O, T>(
     service: S,
     options: WorkerOptions,
-    mut shutdown: Shutdown,
+    shutdown: Shutdown,
     wrap: impl FnOnce(RealEdges<S>) -> Edges<H, L, O, T>,
 ) -> Result<(), WorkerError>
 where
     S: Tables,
-    H: Shard<S>,
-    L: Log<S>,
+    H: Shard<S> + 'static,
+    L: Log<S> + 'static,
     O: Outbox + 'static,
     T: Outlet + 'static,
 {
@@ -157,11 +158,10 @@ where
     let mut retention = retention::<S>(&options, &owner);
     let reads = process::serve(options.http_port, service.reads(options.shard.pool()), shutdown.clone());
     let probes = process::serve(options.metrics_port, health.routes(), shutdown.clone());
+    let told = move |end| WorkerError::of(end, &options.config, options.partition);
+    let turned = apart(LOOP, move || turn_and_relay(turning, relay, shutdown, told))?;
     tokio::select! {
-        // Boxed: it is large, and made once.
-        ended = Box::pin(turn_and_relay(turning, relay, &mut shutdown)) => {
-            ended.map_err(|end| WorkerError::of(end, config, options.partition))
-        }
+        ended = turned => ended.unwrap_or(Err(WorkerError::ThreadEnded(LOOP))),
         never = retention.run() => match never {},
         // They end only with an error, or with the shutdown, which the loop sees too and takes its time over.
         Err(error) = reads => Err(error.into()),
@@ -195,8 +195,9 @@ fn real_edges<S: Tables>(
 async fn turn_and_relay<S, H, L, O, T>(
     mut turning: PartitionLoop<S, H, L, RealClock>,
     mut relay: Relay<O, T, RealClock>,
-    shutdown: &mut Shutdown,
-) -> Result<(), LoopEnd>
+    mut shutdown: Shutdown,
+    told: impl Fn(LoopEnd) -> WorkerError,
+) -> Result<(), WorkerError>
 where
     S: Service,
     H: Shard<S>,
@@ -204,15 +205,15 @@ where
     O: Outbox + 'static,
     T: Outlet + 'static,
 {
-    if !turning.take_over(shutdown).await? {
+    if !turning.take_over(&mut shutdown).await.map_err(&told)? {
         return Ok(());
     }
     let (stop, mut stopped) = Shutdown::by_hand();
-    let relaying = tokio::spawn(async move { relay.run(&mut stopped).await });
-    let ended = turning.run(shutdown).await;
+    let relaying = apart(RELAY, move || async move { relay.run(&mut stopped).await })?;
+    let ended = turning.run(&mut shutdown).await;
     let _ = stop.send(true);
     if tokio::time::timeout(LAST_RELAY, relaying).await.is_err() {
         tracing::info!("the relay has not finished; the next worker publishes the rest");
     }
-    ended
+    ended.map_err(told)
 }
