@@ -2,6 +2,10 @@
 
 #[cfg(feature = "operator")]
 pub mod cluster;
+#[cfg(feature = "operator")]
+pub mod control_plane;
+#[cfg(feature = "operator")]
+pub mod crashes;
 pub mod direct;
 #[cfg(feature = "operator")]
 pub mod faults;
@@ -12,6 +16,8 @@ pub mod plain;
 pub mod signups;
 #[cfg(feature = "operator")]
 mod spec;
+#[cfg(feature = "operator")]
+pub mod stand_in;
 pub mod topic;
 
 use std::net::TcpListener;

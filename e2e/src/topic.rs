@@ -53,7 +53,7 @@ impl Seen {
 
 /// A producer for tests.
 pub fn producer(bootstrap: &str) -> Result<Producer> {
-    let kafka = KafkaConfig { bootstrap_servers: bootstrap.to_owned() };
+    let kafka = KafkaConfig::plain(bootstrap);
     let mut config: ClientConfig = kafka::prompt_producer(&kafka, "test", Duration::from_secs(30));
     config.set("message.max.bytes", "2000000");
     Ok(Producer::new(&config)?)
@@ -144,7 +144,7 @@ fn read(
     patience: Duration,
     mut enough: impl FnMut(&[Seen]) -> bool,
 ) -> Result<Vec<Seen>> {
-    let kafka = KafkaConfig { bootstrap_servers: bootstrap.to_owned() };
+    let kafka = KafkaConfig::plain(bootstrap);
     let consumer: BaseConsumer = kafka::consumer(&kafka, "test").set("auto.offset.reset", "earliest").create()?;
     let partitions = kafka::partitions_of(&consumer, topic)?.with_context(|| format!("no topic {topic}"))?;
     let mut list = TopicPartitionList::new();

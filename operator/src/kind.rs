@@ -4,10 +4,10 @@ use kube::Resource;
 use kube::core::NamespaceResourceScope;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use shardlane_config::TopicConfig;
 
 use crate::api::common::ServiceSpec;
 use crate::api::status::ServiceStatus;
+use crate::build::topics::ServiceTopic;
 use crate::images::Images;
 
 /// A kind of service, as its custom resource.
@@ -31,14 +31,15 @@ pub trait ServiceKind:
     fn status(&self) -> Option<&ServiceStatus>;
 
     /// Its topics, but for those that every kind has.
-    fn topics(&self) -> Vec<TopicConfig>;
+    fn topics(&self) -> Vec<ServiceTopic>;
 
     /// What its workers and gateways read besides, as the workers' crate has it.
     fn settings(&self) -> serde_yaml::Result<serde_yaml::Value>;
 
     /// What of the spec its data depends on besides the number of slots, as a text to compare.
     fn fixed(&self) -> serde_yaml::Result<String> {
-        let topics: Vec<_> = self.topics().into_iter().map(|topic| format!("{}={}", topic.role, topic.name)).collect();
+        let said = |topic: ServiceTopic| format!("{}={}", topic.config.role, topic.config.name);
+        let topics: Vec<_> = self.topics().into_iter().map(said).collect();
         let settings = serde_yaml::to_string(&self.settings()?)?;
         let partitioner = self.service().partitioner;
         Ok(format!("partitioner={partitioner:?}\n{}\n{}", topics.join("\n"), settings.trim()))

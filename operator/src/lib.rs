@@ -2,9 +2,13 @@
 
 pub mod api;
 pub mod build;
+pub mod claims;
 pub mod controller;
 pub mod identity;
 pub mod images;
 pub mod kind;
 mod kinds;
+pub mod leader;
+pub mod secrets;
 pub mod telemetry;
+pub mod watched;

@@ -10,7 +10,9 @@ use shardlane_operator::api::crds;
 use shardlane_operator::api::signup_shard::SignupShard;
 use shardlane_operator::controller::{self, Context};
 use shardlane_operator::images::Images;
+use shardlane_operator::leader::{self, Lease};
 use shardlane_operator::telemetry::Telemetry;
+use shardlane_operator::watched::Scope;
 use tracing_subscriber::EnvFilter;
 
 #[derive(Parser)]
@@ -26,12 +28,33 @@ enum Command {
     Run {
         #[command(flatten)]
         images: Images,
+        #[command(flatten)]
+        place: Place,
     },
     /// Writes the CRDs into a folder.
     Crds {
         /// The folder.
         folder: PathBuf,
     },
+}
+
+#[derive(clap::Args)]
+struct Place {
+    /// Namespaces to look after, separated by commas; all if there are none.
+    #[arg(long, env = "SHARDLANE_NAMESPACES", value_delimiter = ',')]
+    namespaces: Vec<String>,
+    /// The namespace of the Lease: the operator's own.
+    #[arg(long, env = "POD_NAMESPACE", default_value = "default")]
+    lease_namespace: String,
+    /// The Lease of which one operator at a time has hold.
+    #[arg(long, env = "SHARDLANE_LEASE", default_value = "shardlane")]
+    lease: String,
+    /// Who has hold of it.
+    #[arg(long, env = "POD_NAME", default_value = "operator")]
+    holder: String,
+    /// Port of probes and metrics.
+    #[arg(long, env = "SHARDLANE_METRICS_PORT", default_value_t = 9090)]
+    metrics_port: u16,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +67,10 @@ enum Failure {
     Http(#[from] reqwest::Error),
     #[error("cannot make metrics: {0}")]
     Metrics(#[from] prometheus::Error),
+    #[error(transparent)]
+    Leader(#[from] leader::LeadError),
+    #[error("another operator leads now")]
+    Lost,
     #[error("cannot write the CRDs: {0}")]
     Yaml(#[from] serde_yaml::Error),
 }
@@ -54,7 +81,7 @@ async fn main() -> ExitCode {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt().json().flatten_event(true).with_env_filter(filter).with_writer(std::io::stderr).init();
     let result = match command {
-        Command::Run { images } => run(images).await,
+        Command::Run { images, place } => run(images, place).await,
         Command::Crds { folder } => write_crds(&folder),
     };
     match result {
@@ -66,15 +93,26 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn run(images: Images) -> Result<(), Failure> {
+async fn run(images: Images, place: Place) -> Result<(), Failure> {
     let client = Client::try_default().await?;
     let version = client.apiserver_version().await?;
     tracing::info!(kubernetes = version.git_version, "watching");
     let telemetry = Telemetry::new()?;
-    let context = Arc::new(Context::new(client, images, telemetry.clone())?);
+    let context = Arc::new(Context::new(client.clone(), images, telemetry.clone())?);
+    let Place { namespaces, lease_namespace, lease, holder, metrics_port } = place;
+    let scope = Scope::of(namespaces);
+    let lease = Lease { namespace: lease_namespace, name: lease, holder };
+    let work = async || {
+        let _watches = context.watch(&scope);
+        controller::run::<SignupShard>(Arc::clone(&context), &scope).await;
+    };
     tokio::select! {
-        () = controller::run::<SignupShard>(context) => Ok(()),
-        served = telemetry.serve() => Ok(served?),
+        served = telemetry.serve(metrics_port) => Ok(served?),
+        ended = leader::lead(&client, &lease, work) => match ended? {
+            // What it knew may be old when it leads again: it begins anew.
+            leader::Ended::Lost => Err(Failure::Lost),
+            leader::Ended::Done => Ok(()),
+        },
     }
 }
 

@@ -5,17 +5,25 @@ use std::net::SocketAddr;
 use axum::Router;
 use axum::http::header;
 use axum::routing::get;
-use prometheus::{Encoder, IntCounterVec, Opts, Registry, TextEncoder};
+use prometheus::{Encoder, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
 use tokio::net::TcpListener;
 
-/// Port of probes and metrics.
-const PORT: u16 = 9090;
+use crate::watched::ServiceKey;
+
+/// What says which service it is.
+const SERVICE: [&str; 3] = ["kind", "namespace", "name"];
+
+fn labels(service: &ServiceKey) -> [&str; 3] {
+    [&service.kind, &service.namespace, &service.name]
+}
 
 /// Counts of the operator's work.
 #[derive(Clone, Debug)]
 pub struct Telemetry {
     registry: Registry,
     turns: IntCounterVec,
+    partitions: IntGaugeVec,
+    ready: IntGaugeVec,
 }
 
 impl Telemetry {
@@ -25,7 +33,14 @@ impl Telemetry {
         let options = Opts::new("shardlane_operator_reconciles_total", "Turns of the controllers, by how they ended.");
         let turns = IntCounterVec::new(options, &["kind", "result"])?;
         registry.register(Box::new(turns.clone()))?;
-        Ok(Self { registry, turns })
+        let gauges = |name: &str, help: &str| {
+            let gauges = IntGaugeVec::new(Opts::new(format!("shardlane_service_{name}"), help), &SERVICE)?;
+            registry.register(Box::new(gauges.clone()))?;
+            Ok::<_, prometheus::Error>(gauges)
+        };
+        let partitions = gauges("partitions", "Partitions that a service should have.")?;
+        let ready = gauges("partitions_ready", "Partitions of a service whose worker is ready.")?;
+        Ok(Self { registry, turns, partitions, ready })
     }
 
     /// Counts a turn.
@@ -33,13 +48,26 @@ impl Telemetry {
         self.turns.with_label_values(&[kind, if well { "ok" } else { "error" }]).inc();
     }
 
-    /// Serves probes and metrics for as long as the process lives.
-    pub async fn serve(self) -> std::io::Result<()> {
+    /// How a service fares.
+    pub fn fares(&self, service: &ServiceKey, partitions: u32, ready: u32) {
+        self.partitions.with_label_values(&labels(service)).set(partitions.into());
+        self.ready.with_label_values(&labels(service)).set(ready.into());
+    }
+
+    /// A service is gone.
+    pub fn forget(&self, service: &ServiceKey) {
+        // It may never have been told of.
+        let _ = self.partitions.remove_label_values(&labels(service));
+        let _ = self.ready.remove_label_values(&labels(service));
+    }
+
+    /// Serves probes and metrics at a port for as long as the process lives.
+    pub async fn serve(self, port: u16) -> std::io::Result<()> {
         let routes = Router::new().route("/healthz", get(async || "ok")).route("/readyz", get(async || "ok")).route(
             "/metrics",
             get(async move || ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], self.render())),
         );
-        let listener = TcpListener::bind(SocketAddr::from(([0, 0, 0, 0], PORT))).await?;
+        let listener = TcpListener::bind(SocketAddr::from(([0, 0, 0, 0], port))).await?;
         axum::serve(listener, routes).await
     }
 

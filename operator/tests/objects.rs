@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests, where clippy does not see that")]
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use k8s_openapi::api::apps::v1::StatefulSet;
@@ -11,6 +12,7 @@ use shardlane_config::ServiceConfig;
 use shardlane_operator::api::common::Durability;
 use shardlane_operator::api::crds;
 use shardlane_operator::api::signup_shard::SignupShard;
+use shardlane_operator::build::kafka::Kafka;
 use shardlane_operator::build::names::Names;
 use shardlane_operator::build::{Object, Plan, config, foundation, processes, shards};
 use shardlane_operator::identity::Identity;
@@ -47,7 +49,17 @@ fn with_plan<T>(service: &SignupShard, partitions: u32, read: impl FnOnce(&Plan<
         placed: false,
     };
     let shards = shards::sources(&names, &service.spec.service.postgres, partitions);
-    read(&Plan { service, names, identity, shards, image: images.signup_image.clone(), images: &images })
+    read(&Plan {
+        service,
+        names,
+        identity,
+        shards,
+        kafka: service.spec.service.kafka.external.as_ref().map(Kafka::external).unwrap_or_default(),
+        acls: false,
+        credentials: BTreeMap::new(),
+        image: images.signup_image.clone(),
+        images: &images,
+    })
 }
 
 fn objects(service: &SignupShard, partitions: u32) -> Vec<Object> {
@@ -81,6 +93,16 @@ fn a_service_consists_of_what_is_promised() {
         "StatefulSet/demo-0",
         "StatefulSet/demo-1",
         "StatefulSet/demo-2",
+        "NetworkPolicy/demo-gateway",
+        "NetworkPolicy/demo-init",
+        "NetworkPolicy/demo-0",
+        "NetworkPolicy/demo-1",
+        "NetworkPolicy/demo-2",
+        "NetworkPolicy/demo-shard-0",
+        "NetworkPolicy/demo-shard-1",
+        "NetworkPolicy/demo-shard-2",
+        "PodDisruptionBudget/demo-workers",
+        "PodDisruptionBudget/demo-gateway",
         "Service/demo-gateway",
         "Deployment/demo-gateway",
     ];

@@ -35,7 +35,7 @@ impl Stage {
     /// On the servers that the environment names.
     pub fn new(options: Options) -> Result<Self> {
         Ok(Self {
-            kafka: KafkaConfig { bootstrap_servers: setting("SHARDLANE_TEST_KAFKA")? },
+            kafka: KafkaConfig::plain(&setting("SHARDLANE_TEST_KAFKA")?),
             servers: Servers::of_the_environment()?,
             progress: Progress::new(),
             options,

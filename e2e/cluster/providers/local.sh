@@ -12,6 +12,8 @@ source "$CLUSTER_DIR/kafka/jars.sh"
 source "$CLUSTER_DIR/local/images.sh"
 
 VOLUMES=60
+# Where the API server notes what the operator writes, on the node.
+export AUDIT_LOG=/var/log/audit.log
 PACKAGES=(containerd runc containernetworking-plugins iptables iproute2 conntrack socat tini openssl buildah mmdebstrap)
 
 provider_missing() {

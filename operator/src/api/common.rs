@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::ResourceRequirements;
 use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use shardlane_config::Partitioner;
+
+use super::kafka::KafkaSpec;
+use super::resources::Resources;
 
 /// The part of a spec that every kind has.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -36,9 +38,22 @@ pub struct ServiceSpec {
     /// long as the topic of requests keeps records.
     #[serde(default = "default_outcome_retention_hours")]
     pub outcome_retention_hours: u32,
+    /// Whether the operator makes NetworkPolicies: nobody may speak to a part of the service, or it to others, but for what is
+    /// needed.
+    #[serde(default)]
+    pub network_policies: NetworkPolicies,
+    /// Leave everything of this service as it is, whatever else the spec says: workers and gateways run on, and the operator
+    /// only tells how they are.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub paused: bool,
     /// What becomes of databases and topics when this resource is deleted.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// A day longer than Kafka keeps records by default.
@@ -71,23 +86,6 @@ impl From<PartitionerName> for Partitioner {
             PartitionerName::Crc32 => Self::Crc32,
         }
     }
-}
-
-/// Where Kafka is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct KafkaSpec {
-    /// A Kafka that somebody else runs. Topics are made if they are missing.
-    pub external: ExternalKafka,
-}
-
-/// A Kafka that somebody else runs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct ExternalKafka {
-    /// `host:port`, several separated by commas, as the pods of the service reach them.
-    #[schemars(length(min = 1))]
-    pub bootstrap_servers: String,
 }
 
 /// Where the shards are.
@@ -125,7 +123,7 @@ pub struct CloudNativePgSpec {
     pub storage: StorageSpec,
     /// Requests and limits of each instance.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub resources: Option<ResourceRequirements>,
+    pub resources: Option<Resources>,
     /// Settings of Postgres.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub parameters: BTreeMap<String, String>,
@@ -194,7 +192,7 @@ pub struct WorkerSpec {
     pub image: Option<String>,
     /// Requests and limits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub resources: Option<ResourceRequirements>,
+    pub resources: Option<Resources>,
 }
 
 /// The HTTP front.
@@ -214,7 +212,7 @@ pub struct GatewaySpec {
     pub token_secret_ref: Option<SecretName>,
     /// Requests and limits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub resources: Option<ResourceRequirements>,
+    pub resources: Option<Resources>,
 }
 
 impl Default for GatewaySpec {
@@ -227,12 +225,22 @@ fn default_gateways() -> u32 {
     1
 }
 
+/// Who makes NetworkPolicies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum NetworkPolicies {
+    /// The operator.
+    #[default]
+    Managed,
+    /// Nobody, or somebody else.
+    None,
+}
+
 /// What becomes of databases and topics when the resource is deleted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum DeletionPolicy {
     /// They stay, and a new resource of the same name takes them up.
     #[default]
     Retain,
-    /// Databases that the operator made are deleted with it.
+    /// Databases that the operator made, and all topics of the service, are deleted with it.
     Delete,
 }

@@ -1,10 +1,18 @@
 //! The custom resources: what a user writes, and what the operator answers.
 
 pub mod common;
+pub mod kafka;
+pub mod resources;
 pub mod signup_shard;
 pub mod status;
 
 use kube::CustomResourceExt;
+use kube::core::ApiResource;
+
+/// Types of all kinds of service.
+pub fn kinds() -> Vec<ApiResource> {
+    vec![ApiResource::erase::<signup_shard::SignupShard>(&())]
+}
 
 /// The CRDs, each with the name of its file.
 pub fn crds()

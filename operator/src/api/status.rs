@@ -14,7 +14,7 @@ pub struct ServiceStatus {
     /// The generation of the spec that this speaks of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// Ready, Progressing and Degraded, each with its reason.
+    /// Ready, Progressing, Degraded and Paused, each with its reason.
     #[serde(default)]
     pub conditions: Vec<Condition>,
     /// Number of partitions that own slots.
@@ -35,6 +35,14 @@ pub struct ServiceStatus {
     /// The partitions, in order.
     #[serde(default)]
     pub partitions: Vec<PartitionStatus>,
+}
+
+impl ServiceStatus {
+    /// Whether there is nothing to wait for.
+    pub fn is_settled(&self) -> bool {
+        let progressing = self.conditions.iter().any(|c| c.type_ == "Progressing" && c.status == "True");
+        self.phase == Phase::Running && !progressing
+    }
 }
 
 /// One partition.

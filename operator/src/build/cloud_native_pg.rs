@@ -11,6 +11,7 @@ use super::Plan;
 use super::names::Component;
 use super::shards::ShardSource;
 use crate::api::common::{CloudNativePgSpec, DeletionPolicy, Durability};
+use crate::api::resources::Resources;
 use crate::kind::ServiceKind;
 
 /// The spec of a `postgresql.cnpg.io/v1` Cluster.
@@ -134,7 +135,7 @@ pub fn cluster<K: ServiceKind>(plan: &Plan<'_, K>, shard: &ShardSource) -> Optio
             }),
         },
         postgresql: configuration(postgres),
-        resources: postgres.resources.clone(),
+        resources: postgres.resources.as_ref().map(Resources::requirements),
         // Workers never leave, and come back by themselves: waiting only means three minutes without new connections.
         smart_shutdown_timeout: 1,
     };

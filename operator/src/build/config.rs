@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::ConfigMap;
 use sha2::{Digest, Sha256};
-use shardlane_config::{KafkaConfig, PLACED_FILE, ServiceConfig};
+use shardlane_config::{PLACED_FILE, ServiceConfig};
 
+use super::kafka::{self, User};
 use super::names::Component;
-use super::topics;
 use super::{BuildError, Plan};
 use crate::kind::ServiceKind;
 
@@ -17,15 +17,13 @@ pub const FILE: &str = "service.yaml";
 /// What the processes are told.
 pub fn service_config<K: ServiceKind>(plan: &Plan<'_, K>) -> Result<ServiceConfig, BuildError> {
     let (spec, names) = (plan.service.service(), &plan.names);
-    let mut topics = plan.service.topics();
-    topics.push(topics::slots(&names.service));
     Ok(ServiceConfig {
         name: names.service.clone(),
         id: plan.identity.service_id.clone(),
         max_partitions: plan.identity.max_partitions,
         partitioner: spec.partitioner.into(),
-        kafka: KafkaConfig { bootstrap_servers: spec.kafka.external.bootstrap_servers.clone() },
-        topics,
+        kafka: plan.kafka.config(),
+        topics: plan.topics().into_iter().map(|topic| topic.config).collect(),
         worker_url: format!(
             "http://{service}-{{partition}}-0.{workers}.{namespace}:8080",
             service = names.service,
@@ -38,7 +36,8 @@ pub fn service_config<K: ServiceKind>(plan: &Plan<'_, K>) -> Result<ServiceConfi
     })
 }
 
-fn text<K: ServiceKind>(plan: &Plan<'_, K>) -> Result<String, BuildError> {
+/// The file that they read.
+pub fn text<K: ServiceKind>(plan: &Plan<'_, K>) -> Result<String, BuildError> {
     Ok(serde_yaml::to_string(&service_config(plan)?)?)
 }
 
@@ -46,6 +45,9 @@ fn text<K: ServiceKind>(plan: &Plan<'_, K>) -> Result<String, BuildError> {
 pub fn config_map<K: ServiceKind>(plan: &Plan<'_, K>) -> Result<ConfigMap, BuildError> {
     let metadata = plan.names.meta(plan.names.config(), plan.names.labels(Component::Config));
     let mut data = BTreeMap::from([(FILE.to_owned(), text(plan)?)]);
+    if plan.kafka.user == Some(User::OfEachPart) {
+        data.extend(kafka::PARTS.map(|part| (kafka::user_key(part), plan.names.kafka_user(part))));
+    }
     if plan.identity.placed {
         // Read by the mover; not in the hash, for nothing that runs need know it.
         data.insert(PLACED_FILE.to_owned(), String::new());

@@ -3,31 +3,32 @@
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec};
 use k8s_openapi::api::core::v1::{Service, ServiceSpec};
 
-use super::Plan;
 use super::names::Component;
-use super::pods::{env, pod, secret_env, server, service_ports, template};
+use super::pods::{env, pod, resources, secret_env, server, service_ports, template};
+use super::{BuildError, Plan};
 use crate::kind::ServiceKind;
 
 /// The gateway's pods.
-pub fn deployment<K: ServiceKind>(plan: &Plan<'_, K>, hash: &str) -> Deployment {
+pub fn deployment<K: ServiceKind>(plan: &Plan<'_, K>) -> Result<Deployment, BuildError> {
     let (names, spec) = (&plan.names, &plan.service.service().gateway);
     let labels = names.labels(Component::Gateway);
     let mut gateway = server("gateway", &plan.image, vec![K::PROGRAM.to_owned(), "gateway".to_owned()]);
-    gateway.resources.clone_from(&spec.resources);
+    gateway.resources = Some(resources(spec.resources.as_ref(), "32Mi"));
     let rate = spec.rate_limit.map(|rate| env("SHARDLANE_RATE_LIMIT", rate));
     let token = spec.token_secret_ref.as_ref().map(|secret| secret_env("SHARDLANE_TOKEN", &secret.name, "token"));
     let variables: Vec<_> = rate.into_iter().chain(token).collect();
     gateway.env = (!variables.is_empty()).then_some(variables);
-    Deployment {
+    let hash = plan.hash(Component::Gateway)?;
+    Ok(Deployment {
         metadata: names.meta(names.gateway(), labels.clone()),
         spec: Some(DeploymentSpec {
             replicas: Some(spec.replicas.cast_signed()),
             selector: names.label_selector(Component::Gateway),
-            template: template(labels, hash, pod(names, gateway)),
+            template: template(labels, &hash, pod(plan, Component::Gateway, gateway)),
             ..DeploymentSpec::default()
         }),
         ..Deployment::default()
-    }
+    })
 }
 
 /// Where users reach the gateway.

@@ -5,7 +5,7 @@ use k8s_openapi::api::core::v1::{Container, EmptyDirVolumeSource, KeyToPath, Sec
 
 use super::config;
 use super::names::Component;
-use super::pods::{container, mount, pod, template};
+use super::pods::{METRICS, container, metrics_port, mount, pod, template};
 use super::{BuildError, Plan};
 use crate::kind::ServiceKind;
 
@@ -17,7 +17,7 @@ const SHARDS_FOLDER: &str = "/shards";
 pub fn job<K: ServiceKind>(plan: &Plan<'_, K>) -> Result<Job, BuildError> {
     let names = &plan.names;
     let labels = names.labels(Component::Init);
-    let mut spec = pod(names, mover(plan));
+    let mut spec = pod(plan, Component::Init, mover(plan));
     spec.restart_policy = Some("OnFailure".to_owned());
     // The service's own image says what its tables are, so that the mover need not know any service.
     spec.init_containers = Some(vec![schema(plan)]);
@@ -38,7 +38,7 @@ pub fn job<K: ServiceKind>(plan: &Plan<'_, K>) -> Result<Job, BuildError> {
             ..Volume::default()
         });
     }
-    let template = template(labels.clone(), &config::hash(plan)?, spec);
+    let template = template(labels.clone(), &plan.hash(Component::Init)?, spec);
     let hash = config::short_hash(&serde_json::to_string(&template)?);
     Ok(Job {
         metadata: names.meta(format!("{}-init-{hash}", names.service), labels),
@@ -56,8 +56,10 @@ fn mover<K: ServiceKind>(plan: &Plan<'_, K>) -> Container {
         argument("shards", SHARDS_FOLDER),
         argument("partitions", &plan.identity.partitions.to_string()),
         argument("plan-id", &format!("init-{}", plan.identity.service_id)),
+        argument("status-port", &METRICS.to_string()),
     ];
     let mut mover = container("mover", &plan.images.mover_image, command);
+    mover.ports = Some(vec![metrics_port()]);
     let mounts = mover.volume_mounts.get_or_insert_default();
     mounts.push(mount("schema", SCHEMA_FOLDER));
     for shard in &plan.shards {

@@ -2,13 +2,20 @@
 
 pub mod cloud_native_pg;
 pub mod config;
+mod disruption;
 mod gateway;
 mod init;
+pub mod kafka;
 pub mod names;
+mod network;
 mod pods;
+pub mod retire;
 pub mod shards;
+pub mod strimzi;
 pub mod topics;
 mod workers;
+
+use std::collections::BTreeMap;
 
 use kube::Resource;
 use kube::core::{ApiResource, DynamicObject};
@@ -17,8 +24,10 @@ use serde::Serialize;
 use crate::identity::Identity;
 use crate::images::Images;
 use crate::kind::ServiceKind;
-use names::Names;
+use kafka::Kafka;
+use names::{Component, Names};
 use shards::ShardSource;
+use topics::ServiceTopic;
 
 /// A service that can be built: what was read, found good.
 #[derive(Clone, Debug)]
@@ -31,10 +40,34 @@ pub struct Plan<'a, K> {
     pub identity: Identity,
     /// Where its shards are.
     pub shards: Vec<ShardSource>,
+    /// How Kafka is reached.
+    pub kafka: Kafka,
+    /// Whether Strimzi's Kafka asks who may do what.
+    pub acls: bool,
+    /// For each part that speaks to Kafka, what changes when its credentials do.
+    pub credentials: BTreeMap<&'static str, String>,
     /// The service's image.
     pub image: String,
     /// The operator's images.
     pub images: &'a Images,
+}
+
+impl<K: ServiceKind> Plan<'_, K> {
+    /// All topics.
+    pub fn topics(&self) -> Vec<ServiceTopic> {
+        let mut topics = self.service.topics();
+        topics.push(topics::slots(&self.names.service));
+        topics
+    }
+
+    /// Changes when what a part reads at its start does, so that its pods are made anew.
+    fn hash(&self, part: Component) -> Result<String, BuildError> {
+        let config = config::hash(self)?;
+        Ok(match self.credentials.get(part.label()) {
+            Some(credentials) => format!("{config}-{credentials}"),
+            None => config,
+        })
+    }
 }
 
 /// Why a service cannot be built: an object that is no object, which is our fault.
@@ -78,7 +111,14 @@ impl Object {
 
 /// What the service stands on: identity, configuration, shards.
 pub fn foundation<K: ServiceKind>(plan: &Plan<'_, K>) -> Result<Vec<Object>, BuildError> {
-    let mut objects = vec![Object::new(&plan.identity.config_map(plan))?, Object::new(&config::config_map(plan)?)?];
+    let mut objects = vec![Object::new(&plan.identity.config_map(plan))?];
+    // Of a Kafka that is not found just now, the last that was known stays.
+    if !plan.kafka.bootstrap_servers.is_empty() {
+        objects.push(Object::new(&config::config_map(plan)?)?);
+    }
+    if let Some(strimzi) = &plan.service.service().kafka.strimzi {
+        objects.extend(strimzi::objects(plan, strimzi, plan.acls));
+    }
     for shard in &plan.shards {
         if let Some(cluster) = cloud_native_pg::cluster(plan, shard) {
             objects.push(Object::new(&cluster)?);
@@ -89,12 +129,17 @@ pub fn foundation<K: ServiceKind>(plan: &Plan<'_, K>) -> Result<Vec<Object>, Bui
 
 /// What runs on it: the init Job, workers and gateways. To be applied once the shards can be reached.
 pub fn processes<K: ServiceKind>(plan: &Plan<'_, K>) -> Result<Vec<Object>, BuildError> {
-    let hash = config::hash(plan)?;
     let mut objects = vec![Object::new(&init::job(plan)?)?, Object::new(&workers::service(plan))?];
     for shard in &plan.shards {
-        objects.push(Object::new(&workers::stateful_set(plan, shard, &hash))?);
+        objects.push(Object::new(&workers::stateful_set(plan, shard)?)?);
+    }
+    for policy in network::policies(plan) {
+        objects.push(Object::new(&policy)?);
+    }
+    for budget in disruption::budgets(plan) {
+        objects.push(Object::new(&budget)?);
     }
     objects.push(Object::new(&gateway::service(plan))?);
-    objects.push(Object::new(&gateway::deployment(plan, &hash))?);
+    objects.push(Object::new(&gateway::deployment(plan)?)?);
     Ok(objects)
 }

@@ -5,13 +5,22 @@ use std::collections::BTreeMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, OwnerReference};
 use kube::api::ObjectMeta;
 
+use crate::watched::ServiceKey;
+
 /// The field manager of everything that the operator applies.
 pub const MANAGER: &str = "shardlane";
 /// Label of the partition of pods and shards.
 pub const PARTITION: &str = "shardlane.dev/partition";
+/// Annotation of a worker's StatefulSet that changes when its pod has to be made anew.
+pub const TEMPLATE: &str = "shardlane.dev/template-hash";
 /// Label of the service's kind, since services of two kinds may share a name.
 pub const KIND: &str = "shardlane.dev/kind";
 
+/// Label of the service's name.
+pub const INSTANCE: &str = "app.kubernetes.io/instance";
+
+/// The label that says who applied an object.
+const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 /// The label that says what an object is a part of.
 const COMPONENT: &str = "app.kubernetes.io/component";
 
@@ -24,6 +33,8 @@ pub enum Component {
     Gateway,
     /// The init Job.
     Init,
+    /// The Job that deletes topics.
+    Retire,
     /// A shard.
     Shard,
     /// What is not a process.
@@ -36,15 +47,27 @@ impl Component {
         labels.get(COMPONENT).is_some_and(|label| label == self.label())
     }
 
-    fn label(self) -> &'static str {
+    /// What it is called in labels and names.
+    pub fn label(self) -> &'static str {
         match self {
             Self::Worker => "worker",
             Self::Gateway => "gateway",
             Self::Init => "init",
+            Self::Retire => "retire",
             Self::Shard => "shard",
             Self::Config => "config",
         }
     }
+}
+
+/// Name of the ConfigMap that says whose a service's data are.
+pub fn identity_of(service: &str) -> String {
+    format!("{service}-identity")
+}
+
+/// Selects the objects of all services, as the API server reads it.
+pub fn ours() -> String {
+    format!("{MANAGED_BY}={MANAGER}")
 }
 
 /// Names of a service's parts.
@@ -61,6 +84,11 @@ pub struct Names {
 }
 
 impl Names {
+    /// The service itself.
+    pub fn key(&self) -> ServiceKey {
+        ServiceKey { namespace: self.namespace.clone(), kind: self.kind.clone(), name: self.service.clone() }
+    }
+
     /// `<service>-<partition>`.
     pub fn worker(&self, partition: u32) -> String {
         format!("{}-{partition}", self.service)
@@ -86,14 +114,24 @@ impl Names {
         format!("{}-workers", self.service)
     }
 
+    /// `<service>-retire`: the Job that deletes topics.
+    pub fn retire(&self) -> String {
+        format!("{}-retire", self.service)
+    }
+
     /// `<service>-config`.
     pub fn config(&self) -> String {
         format!("{}-config", self.service)
     }
 
+    /// `<service>-<part>`: a user of Kafka's.
+    pub fn kafka_user(&self, part: Component) -> String {
+        format!("{}-{}", self.service, part.label())
+    }
+
     /// `<service>-identity`.
     pub fn identity(&self) -> String {
-        format!("{}-identity", self.service)
+        identity_of(&self.service)
     }
 
     /// Labels by which a component's pods are selected; they never change.
@@ -101,7 +139,7 @@ impl Names {
         let label = |key: &str, value: &str| (key.to_owned(), value.to_owned());
         BTreeMap::from([
             label("app.kubernetes.io/name", "shardlane"),
-            label("app.kubernetes.io/instance", &self.service),
+            label(INSTANCE, &self.service),
             label(COMPONENT, component.label()),
             label(KIND, &self.kind),
         ])
@@ -111,7 +149,7 @@ impl Names {
     pub fn labels(&self, component: Component) -> BTreeMap<String, String> {
         let mut labels = self.selector(component);
         labels.insert("app.kubernetes.io/part-of".to_owned(), "shardlane".to_owned());
-        labels.insert("app.kubernetes.io/managed-by".to_owned(), MANAGER.to_owned());
+        labels.insert(MANAGED_BY.to_owned(), MANAGER.to_owned());
         labels
     }
 
@@ -125,14 +163,6 @@ impl Names {
     /// Selects a component's pods.
     pub fn label_selector(&self, component: Component) -> LabelSelector {
         LabelSelector { match_labels: Some(self.selector(component)), ..LabelSelector::default() }
-    }
-
-    /// Selects all objects of the service, as the API server reads it.
-    pub fn all(&self) -> String {
-        format!(
-            "app.kubernetes.io/instance={},{KIND}={},app.kubernetes.io/managed-by={MANAGER}",
-            self.service, self.kind
-        )
     }
 
     /// Selects the workers' pods, as the API server reads it.

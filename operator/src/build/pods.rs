@@ -4,16 +4,27 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
     Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction,
-    PodSecurityContext, PodSpec, PodTemplateSpec, Probe, SeccompProfile, SecretKeySelector, SecurityContext,
-    ServicePort, Volume, VolumeMount,
+    PodSecurityContext, PodSpec, PodTemplateSpec, Probe, ResourceRequirements, SeccompProfile, SecretKeySelector,
+    SecurityContext, ServicePort, TopologySpreadConstraint, Volume, VolumeMount,
 };
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::api::ObjectMeta;
 
-use super::names::Names;
+use super::Plan;
+use super::kafka;
+use super::names::Component;
+use crate::api::resources::Resources;
+use crate::kind::ServiceKind;
 
+/// Port of users, and of a worker's gateways.
+pub const HTTP: i32 = 8080;
+/// Port of probes, metrics and status.
+pub const METRICS: i32 = 9090;
 /// The user that every process of ours runs as.
 const USER: i64 = 65_532;
+/// The volume that the configuration is in.
+pub const CONFIG_VOLUME: &str = "config";
 /// Where the configuration is mounted.
 const CONFIG_FOLDER: &str = "/etc/shardlane";
 /// Changes when the configuration does.
@@ -33,24 +44,28 @@ pub fn container(name: &str, image: &str, command: Vec<String>) -> Container {
         }),
         // A process that ends by itself says why in its last lines.
         termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
-        volume_mounts: Some(vec![mount("config", CONFIG_FOLDER)]),
+        volume_mounts: Some(vec![mount(CONFIG_VOLUME, CONFIG_FOLDER)]),
         ..Container::default()
     }
 }
 
 /// A container that serves: HTTP, metrics, probes.
 pub fn server(name: &str, image: &str, command: Vec<String>) -> Container {
-    let port = |name: &str, port| ContainerPort {
-        name: Some(name.to_owned()),
-        container_port: port,
-        ..ContainerPort::default()
-    };
     Container {
-        ports: Some(vec![port("http", 8080), port("metrics", 9090)]),
+        ports: Some(vec![port("http", HTTP), metrics_port()]),
         liveness_probe: Some(Probe { failure_threshold: Some(6), ..probe("/healthz") }),
         readiness_probe: Some(Probe { period_seconds: Some(2), ..probe("/readyz") }),
         ..container(name, image, command)
     }
+}
+
+/// Where a container says how it is.
+pub fn metrics_port() -> ContainerPort {
+    port("metrics", METRICS)
+}
+
+fn port(name: &str, port: i32) -> ContainerPort {
+    ContainerPort { name: Some(name.to_owned()), container_port: port, ..ContainerPort::default() }
 }
 
 fn probe(path: &str) -> Probe {
@@ -95,12 +110,18 @@ pub fn service_ports(http: i32) -> Vec<ServicePort> {
         target_port: Some(IntOrString::String(name.to_owned())),
         ..ServicePort::default()
     };
-    vec![port("http", http), port("metrics", 9090)]
+    vec![port("http", http), port("metrics", METRICS)]
 }
 
-/// A pod with the configuration, under the `restricted` pod security standard, without a token of the API server.
-pub fn pod(names: &Names, container: Container) -> PodSpec {
-    let config = ConfigMapVolumeSource { name: names.config(), ..ConfigMapVolumeSource::default() };
+/// A pod of a part with the configuration and its credentials, under the `restricted` pod security standard, without a token of
+/// the API server.
+pub fn pod<K: ServiceKind>(plan: &Plan<'_, K>, part: Component, mut container: Container) -> PodSpec {
+    let config = ConfigMapVolumeSource { name: plan.names.config(), ..ConfigMapVolumeSource::default() };
+    let mut volumes = vec![Volume { name: CONFIG_VOLUME.to_owned(), config_map: Some(config), ..Volume::default() }];
+    if let Some(volume) = plan.kafka.volume(&plan.names, part) {
+        container.volume_mounts.get_or_insert_default().push(mount(&volume.name, kafka::FOLDER));
+        volumes.push(volume);
+    }
     PodSpec {
         automount_service_account_token: Some(false),
         enable_service_links: Some(false),
@@ -112,10 +133,34 @@ pub fn pod(names: &Names, container: Container) -> PodSpec {
             seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".to_owned(), ..SeccompProfile::default() }),
             ..PodSecurityContext::default()
         }),
-        volumes: Some(vec![Volume { name: "config".to_owned(), config_map: Some(config), ..Volume::default() }]),
+        topology_spread_constraints: Some(vec![spread(plan, part)]),
+        volumes: Some(volumes),
         containers: vec![container],
         ..PodSpec::default()
     }
+}
+
+/// Over nodes, as far as there are enough.
+fn spread<K: ServiceKind>(plan: &Plan<'_, K>, part: Component) -> TopologySpreadConstraint {
+    TopologySpreadConstraint {
+        max_skew: 1,
+        topology_key: "kubernetes.io/hostname".to_owned(),
+        when_unsatisfiable: "ScheduleAnyway".to_owned(),
+        label_selector: Some(plan.names.label_selector(part)),
+        ..TopologySpreadConstraint::default()
+    }
+}
+
+/// What a container asks for: what the spec says, else what it is known to need when it does little.
+pub fn resources(spec: Option<&Resources>, memory: &str) -> ResourceRequirements {
+    let quantity = |name: &str, amount: &str| (name.to_owned(), Quantity(amount.to_owned()));
+    spec.map_or_else(
+        || ResourceRequirements {
+            requests: Some(BTreeMap::from([quantity("cpu", "20m"), quantity("memory", memory)])),
+            ..ResourceRequirements::default()
+        },
+        Resources::requirements,
+    )
 }
 
 /// A pod's template; `hash` makes pods anew when the configuration changes.

@@ -1,29 +1,29 @@
 //! Reading what a service stands on: everything that the decisions need, and no decision.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
-use kube::api::{ListParams, PostParams};
-use kube::{Api, Client, ResourceExt};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod};
+use kube::api::{DynamicObject, PostParams};
+use kube::{Api, Client};
 
 use super::workers::{self, WorkerStatus};
-use crate::build::cloud_native_pg::Cluster;
-use crate::build::config::short_hash;
+use crate::api::kafka::StrimziKafka;
+use crate::build::cloud_native_pg::ClusterStatus;
 use crate::build::names::{Component, Names};
-use crate::build::shards::ShardSource;
+use crate::build::strimzi::{self, FoundKafka};
 use crate::identity::{BrokenIdentity, Identity};
+use crate::secrets::{FoundSecret, Secrets};
+use crate::watched::{Objects, Watched};
 
 /// What was found.
 #[derive(Clone, Debug, Default)]
 pub struct Found {
-    /// The recorded identity, if the service was ever prepared.
-    pub identity: Option<Result<Identity, BrokenIdentity>>,
-    /// Those of the Secrets that lead to shards that are there.
+    /// Those of the Secrets that the service needs that are there.
     pub secrets: BTreeMap<String, FoundSecret>,
-    /// The Clusters, by name; `None` if CloudNativePG is not installed.
-    pub clusters: Option<BTreeMap<String, Cluster>>,
+    /// What CloudNativePG says of the Clusters, by name; `None` if it is not installed.
+    pub clusters: Option<BTreeMap<String, ClusterStatus>>,
     /// The workers' StatefulSets, by name.
     pub workers: BTreeMap<String, StatefulSet>,
     /// The gateway.
@@ -32,23 +32,15 @@ pub struct Found {
     pub jobs: BTreeMap<String, Job>,
     /// Pods of the service.
     pub pods: Vec<Pod>,
-    /// What workers say of themselves, by the pod's name; those that do not answer are not among them.
+    /// What workers and the init Job say of themselves, by the pod's name; those that do not answer are not among them.
     pub statuses: BTreeMap<String, WorkerStatus>,
+    /// Strimzi's topics and users that are not ready, each with what Strimzi says of it.
+    pub unready: BTreeMap<String, String>,
 }
 
-/// A Secret, without what is in it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct FoundSecret {
-    /// Its keys.
-    pub keys: BTreeSet<String>,
-    /// Changes when what leads to the shard does: a short hash, from which it cannot be told.
-    pub version: String,
-}
-
-/// Reads the identity, which says which shards there are.
-pub async fn identity(client: &Client, names: &Names) -> kube::Result<Option<Result<Identity, BrokenIdentity>>> {
-    let maps: Api<ConfigMap> = Api::namespaced(client.clone(), &names.namespace);
-    Ok(maps.get_opt(&names.identity()).await?.map(|map| Identity::read(&map)))
+/// The recorded identity, if the service was ever prepared.
+pub fn identity(names: &Names, there: &Objects) -> Option<Result<Identity, BrokenIdentity>> {
+    there.of::<ConfigMap>().get(&names.identity()).map(Identity::read)
 }
 
 /// Records a new identity, unless one is recorded already.
@@ -60,52 +52,62 @@ pub async fn record(client: &Client, names: &Names, map: &ConfigMap) -> kube::Re
     }
 }
 
-/// Reads everything else.
-pub async fn dereference(
-    client: &Client,
-    http: &reqwest::Client,
+/// Reads Secrets, of which only those are asked for that have changed.
+pub async fn secrets(
+    secrets: &Secrets,
     names: &Names,
-    shards: &[ShardSource],
-) -> kube::Result<Found> {
-    let selected = ListParams::default().labels(&names.all());
-    let secrets: Api<Secret> = Api::namespaced(client.clone(), &names.namespace);
-    let mut found = Found::default();
-    for shard in shards {
-        if let Some(secret) = secrets.get_opt(&shard.secret).await? {
-            let data = secret.data.unwrap_or_default();
-            let uri = data.get("uri").map(|uri| String::from_utf8_lossy(&uri.0).into_owned()).unwrap_or_default();
-            let version = short_hash(&format!("{} {uri}", shard.secret));
-            found.secrets.insert(shard.secret.clone(), FoundSecret { keys: data.into_keys().collect(), version });
+    wanted: impl Iterator<Item = &str>,
+) -> kube::Result<BTreeMap<String, FoundSecret>> {
+    let (service, mut found) = (names.key(), BTreeMap::new());
+    for name in wanted {
+        if !found.contains_key(name)
+            && let Some(secret) = secrets.get(&service, name).await?
+        {
+            found.insert(name.to_owned(), secret);
         }
     }
-    if shards.iter().any(|shard| shard.cluster.is_some()) {
-        let clusters: Api<Cluster> = Api::namespaced(client.clone(), &names.namespace);
-        found.clusters = match clusters.list(&selected).await {
-            Ok(list) => Some(by_name(list.items)),
-            Err(kube::Error::Api(status)) if status.code == 404 => None,
-            Err(error) => return Err(error),
-        };
-    }
-    found.workers = by_name(list(client, names, &selected).await?);
-    found.jobs = by_name(list(client, names, &selected).await?);
-    let gateways: Api<Deployment> = Api::namespaced(client.clone(), &names.namespace);
-    found.gateway = gateways.get_opt(&names.gateway()).await?;
-    found.pods = list(client, names, &selected).await?;
-    let is_worker = |pod: &&Pod| Component::Worker.is_of(pod.labels());
-    found.statuses = workers::ask(http, found.pods.iter().filter(is_worker)).await;
     Ok(found)
 }
 
-async fn list<K>(client: &Client, names: &Names, selected: &ListParams) -> kube::Result<Vec<K>>
-where
-    K: kube::Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>
-        + Clone
-        + std::fmt::Debug
-        + serde::de::DeserializeOwned,
-{
-    Ok(Api::namespaced(client.clone(), &names.namespace).list(selected).await?.items)
+/// Everything that the watches have told, and what the workers say.
+pub async fn dereference(http: &reqwest::Client, watched: &Watched, names: &Names, there: &Objects) -> Found {
+    let clusters = || {
+        let status = |name: &str| there.get("Cluster", name).and_then(|seen| seen.status()).unwrap_or_default();
+        let named = there.iter().filter(|(key, _)| key.kind == "Cluster").map(|(key, _)| key.name.clone());
+        named.map(|name| (name.clone(), status(&name))).collect()
+    };
+    let pods: Vec<Pod> = there.of::<Pod>().into_values().collect();
+    let tells = |pod: &&Pod| {
+        let labels = kube::ResourceExt::labels(*pod);
+        Component::Worker.is_of(labels) || Component::Init.is_of(labels)
+    };
+    Found {
+        secrets: BTreeMap::new(),
+        clusters: watched.knows("Cluster", &names.namespace).then(clusters),
+        workers: there.of(),
+        gateway: there.of().remove(&names.gateway()),
+        jobs: there.of(),
+        statuses: workers::ask(http, pods.iter().filter(tells)).await,
+        pods,
+        unready: unready(there),
+    }
 }
 
-fn by_name<K: kube::ResourceExt>(items: Vec<K>) -> BTreeMap<String, K> {
-    items.into_iter().map(|item| (item.name_any(), item)).collect()
+/// What Strimzi has not made yet.
+fn unready(there: &Objects) -> BTreeMap<String, String> {
+    let strimzis = there.iter().filter(|(key, _)| matches!(&*key.kind, "KafkaTopic" | "KafkaUser"));
+    strimzis
+        .filter_map(|(key, seen)| {
+            let status: strimzi::ReadyStatus = seen.status().unwrap_or_default();
+            Some((format!("{} {}", key.kind, key.name), status.not_ready()?))
+        })
+        .collect()
+}
+
+/// Reads a Kafka of Strimzi's. `Ok(None)`: there is none of that name.
+pub async fn kafka(client: &Client, names: &Names, strimzi: &StrimziKafka) -> kube::Result<Option<FoundKafka>> {
+    let resource = strimzi::resource("Kafka");
+    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &names.namespace, &resource);
+    let found = api.get_opt(&strimzi.cluster).await?;
+    Ok(found.map(|kafka| serde_json::from_value(kafka.data).unwrap_or_default()))
 }

@@ -3,43 +3,76 @@
 pub mod apply;
 mod complaints;
 pub mod dereference;
+pub mod farewell;
+pub mod rollout;
 pub mod status;
+mod turn;
 pub mod validate;
 pub mod workers;
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::ConfigMap;
-use kube::api::{Patch, PatchParams};
-use kube::runtime::controller::{Action, Controller};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use kube::api::{DynamicObject, Patch, PatchParams};
+use kube::core::{ApiResource, DeserializeGuard};
+use kube::runtime::controller::{Action, Config, Controller};
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
-use kube::runtime::watcher;
-use kube::{Api, Client, ResourceExt};
+use kube::runtime::reflector::{self, ObjectRef};
+use kube::runtime::watcher::Event as Told;
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, Client, Resource, ResourceExt};
 use serde_json::json;
+use tokio::task::JoinSet;
 
-use crate::api::status::{Phase, ServiceStatus};
-use crate::build::names::{MANAGER, Names};
-use crate::build::{self, BuildError, Plan, shards};
-use crate::identity::Identity;
+use crate::api::status::ServiceStatus;
+use crate::build::cloud_native_pg::Cluster;
+use crate::build::names::MANAGER;
+use crate::build::{BuildError, strimzi, topics};
+use crate::claims::Claims;
 use crate::images::Images;
 use crate::kind::ServiceKind;
+use crate::secrets::Secrets;
 use crate::telemetry::Telemetry;
-use dereference::{Found, dereference};
-use status::{Change, Facts, changes, status};
-use validate::Obstacle;
+use crate::watched::{Scope, ServiceKey, Streams, Watched};
+use farewell::Step;
+use status::{Change, changes};
 
-/// How often a service that waits is looked at besides what watches tell: Clusters and Secrets are not watched.
+/// How often a service that waits is looked at besides what watches tell: nothing tells of what workers say.
 const WHILE_WAITING: Duration = Duration::from_secs(3);
 /// How often a service is looked at when all is well.
 ///
 /// Nothing tells when a worker halts a slot, so this is how long it may take until somebody is told.
 const WHEN_SETTLED: Duration = Duration::from_secs(30);
+/// Several changes that come together are one turn.
+const TOGETHER: Duration = Duration::from_millis(50);
+/// Services whose turns run at the same time.
+const AT_ONCE: u16 = 32;
 /// The most bytes that the API server takes as an event's note.
 const LONGEST_NOTE: usize = 1024;
+
+/// Types of the objects that services consist of.
+pub fn types() -> Vec<ApiResource> {
+    vec![
+        ApiResource::erase::<StatefulSet>(&()),
+        ApiResource::erase::<Deployment>(&()),
+        ApiResource::erase::<Job>(&()),
+        ApiResource::erase::<Service>(&()),
+        ApiResource::erase::<ConfigMap>(&()),
+        ApiResource::erase::<Pod>(&()),
+        ApiResource::erase::<PodDisruptionBudget>(&()),
+        ApiResource::erase::<NetworkPolicy>(&()),
+        ApiResource::erase::<Cluster>(&()),
+        strimzi::resource("KafkaTopic"),
+        strimzi::resource("KafkaUser"),
+    ]
+}
 
 /// What a controller needs.
 pub struct Context {
@@ -47,18 +80,44 @@ pub struct Context {
     pub client: Client,
     /// This release's images.
     pub images: Images,
+    /// What the API server has told.
+    pub watched: Arc<Watched>,
+    /// Types of the objects that services consist of.
+    pub types: Vec<ApiResource>,
+    /// Secrets that services use.
+    pub secrets: Arc<Secrets>,
+    /// Who has which topics.
+    pub claims: Claims,
     /// Asks workers.
-    http: reqwest::Client,
+    pub http: reqwest::Client,
     telemetry: Telemetry,
     recorder: Recorder,
+    /// What was said of objects that no one can read.
+    unreadable: Mutex<HashMap<ServiceKey, String>>,
 }
 
 impl Context {
     /// A context of this operator.
     pub fn new(client: Client, images: Images, telemetry: Telemetry) -> reqwest::Result<Self> {
         let reporter = Reporter { controller: "shardlane".to_owned(), instance: None };
-        let recorder = Recorder::new(client.clone(), reporter);
-        Ok(Self { recorder, http: workers::client()?, client, images, telemetry })
+        let watched = Arc::new(Watched::default());
+        Ok(Self {
+            recorder: Recorder::new(client.clone(), reporter),
+            http: workers::client()?,
+            secrets: Arc::new(Secrets::new(client.clone(), Arc::clone(&watched))),
+            claims: Claims::default(),
+            types: types(),
+            watched,
+            client,
+            images,
+            telemetry,
+            unreadable: Mutex::default(),
+        })
+    }
+
+    /// Begins to watch what all controllers need, for as long as the answer is held.
+    pub fn watch(&self, scope: &Scope) -> (Streams, JoinSet<()>) {
+        (Streams::start(&self.client, &self.watched, scope, &self.types), self.secrets.watch(scope))
     }
 }
 
@@ -76,17 +135,41 @@ pub enum ReconcileError {
     Incomplete(&'static str),
 }
 
-/// Watches a kind until the shutdown.
-pub async fn run<K: ServiceKind>(context: Arc<Context>) {
+/// Runs the controllers of a kind, one for each namespace of the scope, until a signal to stop.
+pub async fn run<K: ServiceKind>(context: Arc<Context>, scope: &Scope) {
+    let mut controllers = JoinSet::new();
+    for namespace in scope.each() {
+        controllers.spawn(control::<K>(Arc::clone(&context), namespace));
+    }
+    controllers.join_all().await;
+}
+
+async fn control<K: ServiceKind>(context: Arc<Context>, namespace: Option<String>) {
     let client = context.client.clone();
+    let kind = K::kind(&()).into_owned();
+    let api: Api<DeserializeGuard<K>> = match &namespace {
+        Some(namespace) => Api::namespaced(client, namespace),
+        None => Api::all(client),
+    };
+    let changed = context.watched.listen(&kind);
+    let here = move |service: &ServiceKey| namespace.as_ref().is_none_or(|watched| *watched == service.namespace);
+    let nudges = futures::stream::unfold(changed, async |mut changed| Some((changed.recv().await?, changed)))
+        .filter(move |service| std::future::ready(here(service)))
+        .map(|service| ObjectRef::<DeserializeGuard<K>>::new(&service.name).within(&service.namespace));
+    let (reader, writer) = reflector::store();
+    let noting = Arc::clone(&context);
+    let services = watcher(api, watcher::Config::default())
+        .default_backoff()
+        .modify(|guarded: &mut DeserializeGuard<K>| guarded.meta_mut().managed_fields = None)
+        .inspect_ok(move |told| note(&noting, told))
+        .reflect(writer)
+        .applied_objects();
+    // Before everything is known, what is there would look as if it were not.
+    context.watched.complete().await;
     let telemetry = context.telemetry.clone();
-    let kind = K::kind(&());
-    let all = || watcher::Config::default();
-    Controller::new(Api::<K>::all(client.clone()), all())
-        .owns(Api::<StatefulSet>::all(client.clone()), all())
-        .owns(Api::<Deployment>::all(client.clone()), all())
-        .owns(Api::<Job>::all(client.clone()), all())
-        .owns(Api::<ConfigMap>::all(client), all())
+    Controller::for_stream(services, reader)
+        .with_config(Config::default().concurrency(AT_ONCE).debounce(TOGETHER))
+        .reconcile_on(nudges)
         .shutdown_on_signal()
         .run(reconcile::<K>, on_error::<K>, context)
         .for_each(async |result| {
@@ -98,169 +181,134 @@ pub async fn run<K: ServiceKind>(context: Arc<Context>) {
         .await;
 }
 
-fn on_error<K: ServiceKind>(service: Arc<K>, error: &ReconcileError, _: Arc<Context>) -> Action {
+/// Who wants which topics is known before the first turn.
+fn note<K: ServiceKind>(context: &Context, told: &Told<DeserializeGuard<K>>) {
+    match told {
+        Told::InitApply(guarded) | Told::Apply(guarded) => {
+            let (Some(key), Ok(service)) = (key_of::<K>(guarded.meta()), &guarded.0) else { return };
+            let topics = topics::claimed(&key.namespace, &service.service().kafka, &key.name, &service.topics());
+            let since = guarded.meta().creation_timestamp.as_ref().map(|time| time.0);
+            context.claims.note(key, since, guarded.meta().uid.as_deref().unwrap_or_default(), topics);
+        }
+        Told::Delete(guarded) => {
+            if let Some(key) = key_of::<K>(guarded.meta()) {
+                context.claims.forget(&key);
+                context.secrets.forget(&key);
+                context.telemetry.forget(&key);
+                context.unreadable.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+            }
+        }
+        Told::Init | Told::InitDone => {}
+    }
+}
+
+fn key_of<K: ServiceKind>(meta: &kube::api::ObjectMeta) -> Option<ServiceKey> {
+    Some(ServiceKey { namespace: meta.namespace.clone()?, kind: K::kind(&()).into_owned(), name: meta.name.clone()? })
+}
+
+fn on_error<K: ServiceKind>(service: Arc<DeserializeGuard<K>>, error: &ReconcileError, _: Arc<Context>) -> Action {
     tracing::warn!(service = service.name_any(), %error, "trying again");
     Action::requeue(WHILE_WAITING)
 }
 
 /// One turn for one service.
-async fn reconcile<K: ServiceKind>(service: Arc<K>, context: Arc<Context>) -> Result<Action, ReconcileError> {
-    if service.meta().deletion_timestamp.is_some() {
-        // What belongs to the service goes by its owner references, and what outlives it stays.
-        return Ok(Action::await_change());
+async fn reconcile<K: ServiceKind>(
+    guarded: Arc<DeserializeGuard<K>>,
+    context: Arc<Context>,
+) -> Result<Action, ReconcileError> {
+    if guarded.meta().deletion_timestamp.is_some() {
+        return leave(&context, &guarded).await;
     }
-    let names = names_of(&*service)?;
-    let spec = service.service();
-    let image = image_of(&*service, &context.images);
-    let fixed = service.fixed().map_err(BuildError::from)?;
-    let turn = match dereference::identity(&context.client, &names).await? {
-        Some(Err(broken)) => {
-            Turn::stopped(Obstacle { reason: "IdentityBroken", message: broken.to_string(), passes: false })
-        }
-        Some(Ok(identity)) => match validate::identity(spec, &fixed, &identity) {
-            Ok(()) => run_turn(&context, &*service, &names, Identity { fixed, ..identity }, &image)
-                .await
-                .or_else(|error| refused(error).map(Turn::stopped))?,
-            Err(obstacle) => Turn::stopped(obstacle),
-        },
-        None => {
-            let identity = Identity {
-                service_id: uuid::Uuid::new_v4().to_string(),
-                partitions: spec.partitions,
-                max_partitions: spec.max_partitions,
-                fixed,
-                placed: false,
-            };
-            // Created, never applied: of two operators at once, the second must find the first one's.
-            dereference::record(&context.client, &names, &identity.first_config_map(&names)).await?;
-            return Ok(Action::requeue(Duration::ZERO));
+    let service = match &guarded.0 {
+        Ok(service) => service,
+        Err(unreadable) => {
+            let key = key_of::<K>(&unreadable.metadata).ok_or(ReconcileError::Incomplete("namespace"))?;
+            return say_unreadable::<K>(&context, &key, unreadable).await;
         }
     };
-    let facts = Facts {
-        generation: service.meta().generation,
-        names: &names,
-        identity: turn.identity.as_ref(),
-        shards: &turn.shards,
-        found: &turn.found,
-        init_job: turn.init_job.as_deref(),
-        gateways: spec.gateway.replicas,
-        obstacle: turn.obstacle,
-        unfulfilled: turn.identity.as_ref().and_then(|identity| validate::unfulfilled(spec, identity)),
-        image: Some(default_image(&*service, &context.images)),
-    };
-    let now = status(&facts, service.status());
-    let settled = now.phase == Phase::Running;
-    report(&context, &*service, &names, now).await?;
+    let now = turn::turn(&context, service).await?;
+    let settled = now.is_settled();
+    if let Some(key) = key_of::<K>(guarded.meta()) {
+        context.telemetry.fares(&key, service.service().partitions, now.ready_replicas);
+    }
+    report(&context, service, now).await?;
     Ok(Action::requeue(if settled { WHEN_SETTLED } else { WHILE_WAITING }))
 }
 
-/// What a turn found and did.
-#[derive(Default)]
-struct Turn {
-    identity: Option<Identity>,
-    shards: Vec<shards::ShardSource>,
-    found: Found,
-    init_job: Option<String>,
-    obstacle: Option<Obstacle>,
-}
-
-impl Turn {
-    fn stopped(obstacle: Obstacle) -> Self {
-        Self { obstacle: Some(obstacle), ..Self::default() }
+/// One turn for a service that is being deleted. What belongs to it goes by its owner references, and what outlives it stays.
+async fn leave<K: ServiceKind>(context: &Context, guarded: &DeserializeGuard<K>) -> Result<Action, ReconcileError> {
+    if !farewell::is_bound(guarded.meta()) {
+        return Ok(Action::await_change());
     }
-}
-
-/// What the API server will refuse again until somebody acts is said in the status; everything else is tried again.
-fn refused(error: ReconcileError) -> Result<Obstacle, ReconcileError> {
-    match error {
-        ReconcileError::Api(kube::Error::Api(status)) if matches!(status.code, 400 | 403 | 422) => Ok(Obstacle {
-            reason: "ApplyRefused",
-            message: format!("the API server refuses an object of this service: {}", status.message),
-            passes: false,
-        }),
-        error => Err(error),
-    }
-}
-
-async fn run_turn<K: ServiceKind>(
-    context: &Context,
-    service: &K,
-    names: &Names,
-    identity: Identity,
-    image: &str,
-) -> Result<Turn, ReconcileError> {
-    let client = &context.client;
-    let mut identity = identity;
-    let mut shards = shards::sources(names, &service.service().postgres, identity.partitions);
-    let found = dereference(client, &context.http, names, &shards).await?;
-    for shard in &mut shards {
-        shard.version = found.secrets.get(&shard.secret).map(|secret| secret.version.clone());
-    }
-    // An init Job of this service has succeeded at some time: from now on, an empty shard is a lost one.
-    identity.placed |= found.jobs.values().any(|job| job.status.as_ref().is_some_and(|s| s.succeeded > Some(0)));
-    let plan = Plan {
-        service,
-        names: names.clone(),
-        identity: identity.clone(),
-        shards: shards.clone(),
-        image: image.to_owned(),
-        images: &context.images,
+    let Ok(service) = &guarded.0 else {
+        // Nobody can say which topics it has.
+        farewell::bind::<K>(context, guarded.meta(), false).await?;
+        return Ok(Action::await_change());
     };
-    let mut turn = Turn { identity: Some(identity), shards, found, ..Turn::default() };
-    let mut wanted = build::foundation(&plan)?;
-    if let Err(obstacle) = validate::shards(&turn.shards, &turn.found) {
-        // Without CloudNativePG's CRD its Clusters cannot be applied.
-        wanted.retain(|object| turn.found.clusters.is_some() || object.resource.group != "postgresql.cnpg.io");
-        apply::apply(client, names, &wanted).await?;
-        turn.obstacle = Some(obstacle);
-        return Ok(turn);
+    let names = turn::names_of(service)?;
+    match farewell::part(context, service, &names).await? {
+        Step::Release { topics_left } => {
+            if topics_left {
+                let topics: Vec<_> = service.topics().into_iter().map(|topic| topic.config.name).collect();
+                let note =
+                    format!("Kafka did not delete these topics in time, and they may be left: {}", topics.join(", "));
+                publish(context, service, true, "TopicsLeft".to_owned(), &note).await?;
+            }
+            Ok(Action::await_change())
+        }
+        Step::Wait(what) => {
+            report(context, service, status::leaving(service.status(), what)).await?;
+            Ok(Action::requeue(WHILE_WAITING))
+        }
+        // The watch tells when that is so.
+        Step::Stop(_) | Step::Retire => Ok(Action::requeue(WHILE_WAITING)),
     }
-    wanted.extend(build::processes(&plan)?);
-    apply::apply(client, names, &wanted).await?;
-    apply::delete_orphans(client, names, &wanted).await?;
-    let job = wanted.iter().find(|object| object.resource.kind == "Job");
-    turn.init_job = job.and_then(|job| job.object.metadata.name.clone());
-    Ok(turn)
 }
 
-fn names_of<K: ServiceKind>(service: &K) -> Result<Names, ReconcileError> {
-    Ok(Names {
-        service: service.name_any(),
-        namespace: service.namespace().ok_or(ReconcileError::Incomplete("namespace"))?,
-        kind: K::kind(&()).into_owned(),
-        owner: service.controller_owner_ref(&()).ok_or(ReconcileError::Incomplete("uid"))?,
-    })
-}
-
-/// The image of workers that the spec does not name: the one that was current when the resource was made.
-fn default_image<'a, K: ServiceKind>(service: &'a K, images: &'a Images) -> &'a str {
-    let recorded = service.status().and_then(|status| status.image.as_deref());
-    recorded.unwrap_or_else(|| K::default_image(images))
-}
-
-fn image_of<K: ServiceKind>(service: &K, images: &Images) -> String {
-    let named = service.service().worker.image.clone();
-    named.unwrap_or_else(|| default_image(service, images).to_owned())
+/// Of an object that is stored and cannot be read, that much is said.
+async fn say_unreadable<K: ServiceKind>(
+    context: &Context,
+    key: &ServiceKey,
+    unreadable: &kube::core::error_boundary::InvalidObject,
+) -> Result<Action, ReconcileError> {
+    let generation = unreadable.metadata.generation;
+    let said = format!("{generation:?} {}", unreadable.error);
+    let known = context.unreadable.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone(), said.clone());
+    if known == Some(said) {
+        return Ok(Action::await_change());
+    }
+    let resource = ApiResource::erase::<K>(&());
+    let api: Api<DynamicObject> = Api::namespaced_with(context.client.clone(), &key.namespace, &resource);
+    let patch = json!({ "status": status::unreadable(generation, &unreadable.error) });
+    api.patch_status(&key.name, &PatchParams::apply(MANAGER), &Patch::Merge(&patch)).await?;
+    Ok(Action::await_change())
 }
 
 /// Writes the status if it has changed, and tells of changes for better or worse.
-async fn report<K: ServiceKind>(
-    context: &Context,
-    service: &K,
-    names: &Names,
-    now: ServiceStatus,
-) -> Result<(), ReconcileError> {
+async fn report<K: ServiceKind>(context: &Context, service: &K, now: ServiceStatus) -> Result<(), ReconcileError> {
     if service.status() == Some(&now) {
         return Ok(());
     }
-    let api: Api<K> = Api::namespaced(context.client.clone(), &names.namespace);
+    let namespace = service.namespace().ok_or(ReconcileError::Incomplete("namespace"))?;
+    let api: Api<K> = Api::namespaced(context.client.clone(), &namespace);
     let patch = json!({ "status": now });
-    api.patch_status(&names.service, &PatchParams::apply(MANAGER), &Patch::Merge(&patch)).await?;
+    api.patch_status(&service.name_any(), &PatchParams::apply(MANAGER), &Patch::Merge(&patch)).await?;
     for Change { warning, reason, note } in changes(service.status(), &now) {
-        let note = note.get(..note.floor_char_boundary(LONGEST_NOTE)).map(str::to_owned);
-        let type_ = if warning { EventType::Warning } else { EventType::Normal };
-        let event = Event { type_, reason, note, action: "Reconcile".to_owned(), secondary: None };
-        context.recorder.publish(&event, &service.object_ref(&())).await?;
+        publish(context, service, warning, reason, &note).await?;
     }
     Ok(())
+}
+
+/// An event.
+async fn publish<K: ServiceKind>(
+    context: &Context,
+    service: &K,
+    warning: bool,
+    reason: String,
+    note: &str,
+) -> kube::Result<()> {
+    let note = note.get(..note.floor_char_boundary(LONGEST_NOTE)).map(str::to_owned);
+    let type_ = if warning { EventType::Warning } else { EventType::Normal };
+    let event = Event { type_, reason, note, action: "Reconcile".to_owned(), secondary: None };
+    context.recorder.publish(&event, &service.object_ref(&())).await
 }

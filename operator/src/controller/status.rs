@@ -14,6 +14,9 @@ use crate::build::names::{Component, Names};
 use crate::build::shards::ShardSource;
 use crate::identity::Identity;
 
+/// Reason of a resource that is going.
+const DELETING: &str = "Deleting";
+
 /// Everything that the status is made of.
 #[derive(Clone, Debug)]
 pub struct Facts<'a> {
@@ -35,6 +38,10 @@ pub struct Facts<'a> {
     pub obstacle: Option<Obstacle>,
     /// What stands in the way of the spec, while the service runs as it was.
     pub unfulfilled: Option<Obstacle>,
+    /// The worker whose turn to be changed has not come yet, if there is one.
+    pub rolling: Option<String>,
+    /// Whether the operator changes nothing.
+    pub paused: bool,
     /// The image that workers run if the spec names none.
     pub image: Option<&'a str>,
 }
@@ -94,13 +101,62 @@ fn conditions(
     };
     let why = |obstacle: &Obstacle| (obstacle.reason, obstacle.message.clone());
     let ready = waiting.as_ref().map_or(("AllPartitionsReady", String::new()), why);
-    let moving = progressing.map_or(("Settled", String::new()), why);
+    let rolling = facts.rolling.as_ref().map(|worker| Obstacle {
+        reason: "Rolling",
+        message: format!("workers are changed one after another; {worker} is next when all others are ready"),
+        passes: true,
+    });
+    let moving = progressing.or(rolling.as_ref()).map_or(("Settled", String::new()), why);
     let worse = degraded.map_or(("AsExpected", String::new()), why);
+    let paused = match facts.paused {
+        true => ("SpecPaused", "spec.paused is true: the operator leaves everything as it is"),
+        false => ("NotPaused", ""),
+    };
     vec![
         condition("Ready", waiting.is_none(), (ready.0, &ready.1)),
-        condition("Progressing", progressing.is_some(), (moving.0, &moving.1)),
+        condition("Progressing", progressing.is_some() || rolling.is_some(), (moving.0, &moving.1)),
         condition("Degraded", degraded.is_some(), (worse.0, &worse.1)),
+        condition("Paused", facts.paused, paused),
     ]
+}
+
+/// The last status, of a resource that is being deleted.
+pub fn leaving(last: Option<&ServiceStatus>, waits_for: &str) -> ServiceStatus {
+    let mut status = last.cloned().unwrap_or_default();
+    for condition in status.conditions.iter_mut().filter(|condition| condition.reason != DELETING) {
+        let now = match &*condition.type_ {
+            "Ready" => "False",
+            "Progressing" => "True",
+            _ => continue,
+        };
+        if condition.status != now {
+            condition.last_transition_time = Time(Timestamp::now());
+        }
+        now.clone_into(&mut condition.status);
+        DELETING.clone_into(&mut condition.reason);
+    }
+    for condition in status.conditions.iter_mut().filter(|condition| condition.reason == DELETING) {
+        condition.message = format!("the resource is being deleted; waiting for {waits_for}");
+    }
+    status
+}
+
+/// What is said of an object that is stored and cannot be read. It has no other status: what it had may be what cannot be read.
+pub fn unreadable(generation: Option<i64>, why: &str) -> serde_json::Value {
+    let message = format!("this version of the operator cannot read the resource: {why}; mend it with kubectl edit");
+    let condition = |type_: &str, status: &str| Condition {
+        type_: type_.to_owned(),
+        status: status.to_owned(),
+        reason: "Unreadable".to_owned(),
+        message: message.clone(),
+        observed_generation: generation,
+        last_transition_time: Time(Timestamp::now()),
+    };
+    serde_json::json!({
+        "phase": Phase::Degraded,
+        "observedGeneration": generation,
+        "conditions": [condition("Ready", "False"), condition("Degraded", "True")],
+    })
 }
 
 /// What runs, but not as it should.
@@ -110,10 +166,15 @@ fn waiting(facts: &Facts<'_>, partitions: &[PartitionStatus]) -> Option<Obstacle
     // A service that runs is not held up by a Job that only looks whether anything is missing.
     let running = !partitions.is_empty() && partitions.iter().all(|partition| partition.ready);
     if !running && prepared.and_then(|status| status.succeeded).unwrap_or(0) == 0 {
-        let Some(error) = last_words(facts, |pod| Component::Init.is_of(pod.labels())) else {
-            return obstacle("Preparing", "the init Job makes topics, tables and slots".to_owned(), true);
+        let of_init = |pod: &Pod| Component::Init.is_of(pod.labels());
+        let says = facts.found.pods.iter().filter(|pod| of_init(pod));
+        // One that runs has outlived whatever it said before it last failed.
+        let says = says.filter_map(|pod| facts.found.statuses.get(&pod.name_any())?.waiting_for.clone()).next();
+        return match (says, last_words(facts, of_init)) {
+            (Some(says), _) => obstacle("InitWaiting", format!("the init Job waits for what fails: {says}"), false),
+            (None, Some(error)) => obstacle("InitFailed", format!("the init Job says: {error}"), false),
+            (None, None) => obstacle("Preparing", "the init Job makes topics, tables and slots".to_owned(), true),
         };
-        return obstacle("InitFailed", format!("the init Job says: {error}"), false);
     }
     if let Some(down) = partitions.iter().find(|partition| !partition.ready) {
         return Some(not_ready(facts, down));

@@ -2,8 +2,12 @@
 
 use super::dereference::Found;
 use crate::api::common::ServiceSpec;
+use crate::api::kafka::StrimziKafka;
+use crate::build::names::Names;
 use crate::build::shards::ShardSource;
+use crate::build::strimzi::Unusable;
 use crate::identity::Identity;
+use crate::watched::{Objects, ServiceKey};
 
 /// Something that somebody has to do, or that takes its time.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +24,84 @@ impl Obstacle {
     fn new(reason: &'static str, message: String) -> Self {
         Self { reason, message, passes: false }
     }
+}
+
+/// What is left of a resource that had this name before, and is just going.
+pub fn remains(names: &Names, there: &Objects) -> Option<Obstacle> {
+    let owner = |seen: &crate::watched::Seen| {
+        let owners = seen.metadata.owner_references.iter().flatten();
+        owners
+            .filter(|owner| owner.kind == names.kind && owner.name == names.service)
+            .map(|owner| owner.uid.clone())
+            .next()
+    };
+    let (key, _) = there.iter().find(|(_, seen)| owner(seen).is_some_and(|uid| uid != names.owner.uid))?;
+    let message = format!(
+        "waiting for what is left of the {} that had this name before to be deleted: {}/{}",
+        names.kind, key.kind, key.name
+    );
+    Some(Obstacle { reason: "PreviousGoing", message, passes: true })
+}
+
+/// A topic that an elder service has.
+pub fn rival(rival: Option<(String, ServiceKey)>) -> Option<Obstacle> {
+    let (topic, ServiceKey { namespace, kind, name }) = rival?;
+    let message = format!(
+        "the topic {topic} belongs to the {kind} {namespace}/{name}, which was there first; make this service anew with a \
+         topic of its own, or delete the other one"
+    );
+    Some(Obstacle::new("TopicTaken", message))
+}
+
+/// Strimzi is not there.
+pub fn no_strimzi() -> Obstacle {
+    let message = "Strimzi is not installed (no CRD kafkatopics.kafka.strimzi.io); install it, or use kafka.external";
+    Obstacle::new("StrimziMissing", message.to_owned())
+}
+
+/// The Kafka that the spec names is not there.
+pub fn no_kafka(strimzi: &StrimziKafka, namespace: &str) -> Obstacle {
+    let cluster = &strimzi.cluster;
+    let message =
+        format!("there is no Kafka {cluster} in the namespace {namespace}; make it, or name another in kafka.strimzi");
+    Obstacle::new("KafkaMissing", message)
+}
+
+/// The Kafka that the spec names cannot be used.
+pub fn unusable(why: &Unusable) -> Obstacle {
+    let passes = matches!(why, Unusable::Starting { .. });
+    let reason = if passes { "KafkaStarting" } else { "ListenerMissing" };
+    Obstacle { reason, message: why.to_string(), passes }
+}
+
+/// What Strimzi has not made yet.
+pub fn strimzi(found: &Found) -> Option<Obstacle> {
+    let (what, why) = found.unready.first_key_value()?;
+    let message = format!("waiting for Strimzi: {what}: {why}");
+    Some(Obstacle { reason: "StrimziNotReady", message, passes: true })
+}
+
+/// Secrets that pods cannot start without, each with the keys that it needs.
+pub fn secrets<'a>(
+    found: &Found,
+    wanted: impl Iterator<Item = &'a (String, Vec<&'static str>)>,
+) -> Result<(), Obstacle> {
+    for (name, keys) in wanted {
+        let Some(secret) = found.secrets.get(name) else {
+            let message = format!("the Secret {name} is not there; make it, with {}", listed(keys));
+            return Err(Obstacle::new("SecretMissing", message));
+        };
+        if let Some(missing) = keys.iter().find(|key| !secret.keys.contains_key(**key)) {
+            let message = format!("the Secret {name} has no key {missing:?}; it needs {}", listed(keys));
+            return Err(Obstacle::new("SecretIncomplete", message));
+        }
+    }
+    Ok(())
+}
+
+fn listed(keys: &[&str]) -> String {
+    let quoted: Vec<_> = keys.iter().map(|key| format!("{key:?}")).collect();
+    format!("the key{} {}", if keys.len() == 1 { "" } else { "s" }, quoted.join(" and "))
 }
 
 /// Whether the recorded identity and the spec are of one service.
@@ -82,12 +164,12 @@ pub fn shards(shards: &[ShardSource], found: &Found) -> Result<(), Obstacle> {
     for shard in shards {
         let keys = found.secrets.get(&shard.secret).map(|secret| &secret.keys);
         match (&shard.cluster, keys) {
-            (_, Some(keys)) if keys.contains("uri") => {}
+            (_, Some(keys)) if keys.contains_key("uri") => {}
             (Some(cluster), _) => {
                 let phase = found
                     .clusters
                     .as_ref()
-                    .and_then(|clusters| clusters.get(cluster)?.status.as_ref()?.phase.clone())
+                    .and_then(|clusters| clusters.get(cluster)?.phase.clone())
                     .unwrap_or_else(|| "CloudNativePG has not begun".to_owned());
                 let message = format!("waiting for the Cluster {cluster}: {phase}");
                 return Err(Obstacle { reason: "ShardStarting", message, passes: true });

@@ -1,12 +1,11 @@
 //! What is peculiar to SignupShard.
 
 use serde::Serialize;
-use shardlane_config::TopicConfig;
 
 use crate::api::common::ServiceSpec;
 use crate::api::signup_shard::{CanonicalForm, SignupShard};
 use crate::api::status::ServiceStatus;
-use crate::build::topics::{dead_letters, keyed};
+use crate::build::topics::{Flow, ServiceTopic, dead_letters, keyed};
 use crate::images::Images;
 use crate::kind::ServiceKind;
 
@@ -34,11 +33,11 @@ impl ServiceKind for SignupShard {
         self.status.as_ref()
     }
 
-    fn topics(&self) -> Vec<TopicConfig> {
+    fn topics(&self) -> Vec<ServiceTopic> {
         let slots = self.spec.service.max_partitions;
-        let request = keyed("request", &self.spec.topics.request, slots);
+        let request = keyed("request", &self.spec.topics.request, slots, Flow::In);
         let dead = dead_letters(&request);
-        vec![request, keyed("response", &self.spec.topics.response, slots), dead]
+        vec![request, keyed("response", &self.spec.topics.response, slots, Flow::Out), dead]
     }
 
     fn settings(&self) -> serde_yaml::Result<serde_yaml::Value> {

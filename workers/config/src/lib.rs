@@ -12,8 +12,10 @@ use serde::{Deserialize, Serialize};
 /// File beside [`CONFIG_PATH`] that is there once every slot was placed: an empty shard is then a lost one.
 pub const PLACED_FILE: &str = "placed";
 
+mod kafka;
 mod placement;
 
+pub use kafka::{KafkaConfig, Password, SaslConfig, TlsConfig};
 pub use placement::initial_owner;
 
 /// The path at which every container of a service finds its configuration.
@@ -43,14 +45,6 @@ pub struct ServiceConfig {
     /// What belongs to this kind of service alone.
     #[serde(default)]
     pub settings: serde_yaml::Value,
-}
-
-/// How to reach Kafka.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct KafkaConfig {
-    /// `host:port`, several separated by commas.
-    pub bootstrap_servers: String,
 }
 
 /// A topic and how it is made.
@@ -119,6 +113,14 @@ pub enum ConfigError {
         /// Where and why.
         source: serde_yaml::Error,
     },
+    /// A file with a credential is not there, cannot be read, or is empty.
+    #[error("cannot read {path}: {reason}. It comes from the Secret that the service's spec.kafka names")]
+    NoCredential {
+        /// The file.
+        path: String,
+        /// What the system said.
+        reason: String,
+    },
     /// A role that the program needs has no topic.
     #[error("the configuration names no topic for the role {role:?}")]
     NoTopic {
@@ -132,8 +134,10 @@ impl ServiceConfig {
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path)
             .map_err(|source| ConfigError::Unreadable { path: path.display().to_string(), source })?;
-        serde_yaml::from_str(&text)
-            .map_err(|source| ConfigError::Malformed { path: path.display().to_string(), source })
+        let mut config: Self = serde_yaml::from_str(&text)
+            .map_err(|source| ConfigError::Malformed { path: path.display().to_string(), source })?;
+        config.kafka.read_credentials()?;
+        Ok(config)
     }
 
     /// The settings of one kind of service.

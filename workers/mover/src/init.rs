@@ -9,11 +9,11 @@ use shardlane_runtime::config::{ConfigError, ServiceConfig, roles};
 use shardlane_runtime::database::BadAddress;
 use shardlane_runtime::hint::Hint;
 use shardlane_runtime::kafka;
-use shardlane_runtime::process::{Backoff, with_causes};
 use shardlane_runtime::producer::{Outgoing, Producer};
 use shardlane_runtime::service::Schema;
 
 use crate::first::{First, Found, Misplaced, owns, plan};
+use crate::patience::{Passing, patiently};
 use crate::shards::{FirstLog, Shard, address};
 use crate::topics::{self, TopicError};
 
@@ -81,16 +81,15 @@ pub enum InitError {
     #[error("Postgres: {0}")]
     Shard(#[from] sqlx::Error),
     /// Kafka did not answer, or not well.
-    #[error("Kafka: {0}")]
+    #[error("Kafka: {}", kafka::told(.0))]
     Kafka(#[from] KafkaError),
     /// A hint could not be written as JSON.
     #[error("cannot write a hint: {0}")]
     Json(#[from] serde_json::Error),
 }
 
-impl InitError {
-    /// Whether it is worth trying again without anybody doing anything.
-    pub fn passes(&self) -> bool {
+impl Passing for InitError {
+    fn passes(&self) -> bool {
         match self {
             Self::Shard(error) => !matches!(error, sqlx::Error::Database(_)) || starting(error),
             Self::Kafka(_) => true,
@@ -106,18 +105,9 @@ fn starting(error: &sqlx::Error) -> bool {
     code.is_some_and(|code| ["57", "53", "08", "40"].iter().any(|class| code.starts_with(class)))
 }
 
-/// Prepares a service; tries again for ever while the cause may pass by itself.
-pub async fn init(options: &InitOptions) -> Result<(), InitError> {
-    let mut backoff = Backoff::default();
-    loop {
-        match attempt(options).await {
-            Err(error) if error.passes() => {
-                tracing::warn!(reason = with_causes(&error), "not yet; trying again");
-                tokio::time::sleep(backoff.wait()).await;
-            }
-            result => return result,
-        }
-    }
+/// Prepares a service; tries again for ever while the cause may pass by itself, and tells what it waits for.
+pub async fn init(options: &InitOptions, waits: impl Fn(String)) -> Result<(), InitError> {
+    patiently(async || attempt(options).await, waits).await
 }
 
 async fn attempt(options: &InitOptions) -> Result<(), InitError> {

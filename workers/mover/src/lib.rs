@@ -2,5 +2,7 @@
 
 pub mod first;
 pub mod init;
+mod patience;
+pub mod retire;
 pub mod shards;
 pub mod topics;

@@ -7,17 +7,27 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::BaseConsumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use shardlane_runtime::config::{ServiceConfig, TopicConfig, roles};
-use shardlane_runtime::kafka;
+use shardlane_runtime::kafka::{self, Listening};
+
+use crate::patience::Passing;
 
 /// Why the topics cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TopicError {
     /// The broker did not answer, or not well.
-    #[error("Kafka: {0}")]
+    #[error("Kafka: {}", kafka::told(.0))]
     Kafka(#[from] KafkaError),
     /// The broker would not make a topic.
     #[error("Kafka did not make the topic {topic}: {code}")]
     NotMade {
+        /// The topic.
+        topic: String,
+        /// The broker's word.
+        code: RDKafkaErrorCode,
+    },
+    /// The broker would not delete a topic.
+    #[error("Kafka did not delete the topic {topic}: {code}")]
+    NotDeleted {
         /// The topic.
         topic: String,
         /// The broker's word.
@@ -77,12 +87,11 @@ pub enum TopicError {
     },
 }
 
-impl TopicError {
-    /// Whether it is worth trying again without anybody doing anything.
-    pub fn passes(&self) -> bool {
+impl Passing for TopicError {
+    fn passes(&self) -> bool {
         match self {
             Self::Kafka(_) => true,
-            Self::NotMade { code, .. } => {
+            Self::NotMade { code, .. } | Self::NotDeleted { code, .. } => {
                 matches!(code, RDKafkaErrorCode::RequestTimedOut | RDKafkaErrorCode::NotController)
             }
             Self::NotDescribed { code, .. } => matches!(code, RDKafkaErrorCode::RequestTimedOut),
@@ -95,11 +104,11 @@ impl TopicError {
 /// `placed` before, a topic that somebody has made wider is the workers' business: they say so and bury what is in there.
 pub async fn prepare(config: &ServiceConfig, input: &str, placed: bool) -> Result<(), TopicError> {
     let client = kafka::client(&config.kafka, &format!("{}-mover", config.name));
-    let consumer: BaseConsumer = client.create()?;
+    let consumer: BaseConsumer<Listening> = client.create_with_context(Listening)?;
     let admin: AdminClient<DefaultClientContext> = client.create()?;
     let mut made = BTreeSet::new();
     for topic in &config.topics {
-        let found = match kafka::partitions_of(&consumer, &topic.name)? {
+        let found = match kafka::partitions_of(&consumer, &topic.name).inspect_err(|_| kafka::listen(&consumer))? {
             Some(found) => found,
             None => {
                 made.insert(topic.name.as_str());
@@ -120,6 +129,34 @@ pub async fn prepare(config: &ServiceConfig, input: &str, placed: bool) -> Resul
         return Ok(());
     }
     check_size(&source.name, &source_settings, &dead.name, &limits(&admin, &dead.name).await?)
+}
+
+/// Deletes all topics of a service; those that are not there are deleted already.
+pub async fn delete(config: &ServiceConfig) -> Result<(), TopicError> {
+    let client = kafka::client(&config.kafka, &format!("{}-mover", config.name));
+    let admin: AdminClient<DefaultClientContext> = client.create()?;
+    let consumer: BaseConsumer<Listening> = client.create_with_context(Listening)?;
+    let mut topics = Vec::new();
+    for topic in &config.topics {
+        // A Kafka that is not reached says here why.
+        if kafka::partitions_of(&consumer, &topic.name).inspect_err(|_| kafka::listen(&consumer))?.is_some() {
+            topics.push(topic.name.as_str());
+        }
+    }
+    if topics.is_empty() {
+        return Ok(());
+    }
+    let options = AdminOptions::new().operation_timeout(Some(kafka::ASK)).request_timeout(Some(kafka::ASK));
+    for result in admin.delete_topics(&topics, &options).await? {
+        match result {
+            Ok(topic) => tracing::info!(topic, "topic deleted"),
+            Err((topic, RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic)) => {
+                tracing::info!(topic, "there is no such topic");
+            }
+            Err((topic, code)) => return Err(TopicError::NotDeleted { topic, code }),
+        }
+    }
+    Ok(())
 }
 
 /// What a topic's settings allow.

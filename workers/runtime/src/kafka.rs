@@ -1,8 +1,10 @@
 //! Clients of Kafka, with the settings that the loop relies on, each with its reason.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
+use rdkafka::client::ClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::TopicPartitionListElem;
@@ -11,6 +13,55 @@ use shardlane_config::KafkaConfig;
 use shardlane_librdkafka::Described;
 
 use crate::standing::Extent;
+
+/// What the library last said of its connections, and when. The call that fails says only that it did; why comes through a
+/// callback, of any client and at any time. So there is one for the process: a person asks why Kafka is not reached.
+static LAST_WORD: Mutex<Option<(Instant, String)>> = Mutex::new(None);
+/// A word that is older says nothing about an error of now.
+const RECENT: Duration = Duration::from_secs(30);
+
+/// Remembers what the library says.
+pub fn hear(error: &KafkaError, reason: &str) {
+    // That all are lost follows from why each is.
+    if error.rdkafka_error_code() != Some(RDKafkaErrorCode::AllBrokersDown)
+        && let Ok(mut last) = LAST_WORD.lock()
+    {
+        // What follows counts milliseconds and repetitions: the same trouble would be another one each time.
+        let reason = reason.split(" (after ").next().unwrap_or(reason);
+        *last = Some((Instant::now(), reason.to_owned()));
+    }
+}
+
+/// An error with what the library said just before, for a person.
+pub fn told(error: &KafkaError) -> String {
+    let last = LAST_WORD.lock().ok().and_then(|last| last.clone()).filter(|(at, _)| at.elapsed() < RECENT);
+    match last {
+        Some((_, reason)) => format!("{error}: {reason}"),
+        None => error.to_string(),
+    }
+}
+
+/// A client's context that hears what the library says.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Listening;
+
+impl ClientContext for Listening {
+    fn error(&self, error: KafkaError, reason: &str) {
+        hear(&error, reason);
+    }
+}
+
+impl ConsumerContext for Listening {}
+
+/// Lets a consumer say what it has to say; it does so only when polled.
+pub fn listen<C: ConsumerContext>(consumer: &BaseConsumer<C>) {
+    // Bounded: there are a few words for each broker.
+    for _ in 0..100 {
+        if consumer.poll(Duration::ZERO).is_none() {
+            return;
+        }
+    }
+}
 
 /// How long a question to the broker may take.
 pub const ASK: Duration = Duration::from_secs(10);
@@ -27,6 +78,20 @@ pub fn client(kafka: &KafkaConfig, client_id: &str) -> ClientConfig {
         .set("socket.timeout.ms", "10000")
         .set("socket.connection.setup.timeout.ms", "5000")
         .set("socket.keepalive.enable", "true");
+    let protocol = match (&kafka.tls, &kafka.sasl) {
+        (None, None) => return config,
+        (Some(_), None) => "ssl",
+        (None, Some(_)) => "sasl_plaintext",
+        (Some(_), Some(_)) => "sasl_ssl",
+    };
+    config.set("security.protocol", protocol);
+    if let Some(ca) = kafka.tls.as_ref().and_then(|tls| tls.ca_file.as_ref()) {
+        config.set("ssl.ca.location", ca);
+    }
+    if let Some(sasl) = &kafka.sasl {
+        config.set("sasl.mechanism", &sasl.mechanism);
+        config.set("sasl.username", &sasl.username).set("sasl.password", &sasl.password.0);
+    }
     config
 }
 
@@ -132,7 +197,7 @@ pub fn describe<C: ConsumerContext>(consumer: &BaseConsumer<C>, topic: &str) -> 
 }
 
 /// Number of partitions of a topic; `None` if there is none of that name.
-pub fn partitions_of(consumer: &BaseConsumer, topic: &str) -> KafkaResult<Option<u32>> {
+pub fn partitions_of<C: ConsumerContext>(consumer: &BaseConsumer<C>, topic: &str) -> KafkaResult<Option<u32>> {
     let metadata = consumer.fetch_metadata(Some(topic), ASK)?;
     let Some(found) = metadata.topics().iter().find(|found| found.name() == topic) else { return Ok(None) };
     match found.error() {

@@ -75,7 +75,12 @@ impl Metrics {
                 "How often a worker took over the shard; each time, the one before is fenced.",
             )?,
             halted: gauge(&registry, "halted_slots", "Slots whose log is not the one that the shard knows.")?,
-            batch_records: histogram(&registry, "batch_records", "Records in a batch.", &[1., 10., 100., 1e3, 4e3])?,
+            batch_records: histogram(
+                &registry,
+                "batch_records",
+                "Records in a batch.",
+                &[1., 10., 100., 1e3, 4e3, 8e3],
+            )?,
             commit_seconds: histogram(
                 &registry,
                 "commit_seconds",

@@ -14,6 +14,7 @@ use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProd
 use tokio::sync::{Notify, oneshot};
 
 use crate::edges::Outlet;
+use crate::kafka;
 
 /// A record on its way out.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,7 +105,11 @@ struct Flight {
     landed: Notify,
 }
 
-impl ClientContext for Deliveries {}
+impl ClientContext for Deliveries {
+    fn error(&self, error: KafkaError, reason: &str) {
+        kafka::hear(&error, reason);
+    }
+}
 
 impl ProducerContext for Deliveries {
     type DeliveryOpaque = Box<Waiter>;
@@ -254,7 +259,7 @@ impl Outlet for Producer {
     async fn deliver_all(&self, records: &[Outgoing]) -> Result<Vec<usize>, String> {
         let refused = self.fly(records).await;
         if let Some((_, error)) = refused.iter().find(|(_, error)| !too_large(error)) {
-            return Err(error.to_string());
+            return Err(kafka::told(error));
         }
         let mut first: HashMap<(&str, u32), usize> = HashMap::new();
         for (at, _) in refused {
@@ -270,7 +275,7 @@ impl Outlet for Producer {
                 match self.fly(std::slice::from_ref(record)).await.pop() {
                     None => {}
                     Some((_, error)) if too_large(&error) => never.push(at),
-                    Some((_, error)) => return Err(error.to_string()),
+                    Some((_, error)) => return Err(kafka::told(&error)),
                 }
             }
         }

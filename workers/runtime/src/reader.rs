@@ -131,6 +131,10 @@ struct Watch {
 impl ConsumerContext for Watch {}
 
 impl ClientContext for Watch {
+    fn error(&self, error: KafkaError, reason: &str) {
+        kafka::hear(&error, reason);
+    }
+
     fn stats(&self, statistics: Statistics) {
         let Some(topic) = statistics.topics.get(&self.topic) else { return };
         for (partition, seen) in &topic.partitions {
@@ -206,8 +210,9 @@ impl<S: Service> ReaderThread<S> {
                 self.generation = generation;
                 self.pending.clear();
                 let said = self.take_up(&standings).unwrap_or_else(|error| {
+                    kafka::listen(&self.consumer);
                     self.reconnect();
-                    Read::Trouble(error.to_string())
+                    Read::Trouble(kafka::told(&error))
                 });
                 self.pending.push_back(said);
             }
@@ -293,7 +298,7 @@ impl<S: Service> ReaderThread<S> {
         match kafka::describe(&self.consumer, &self.topic) {
             Ok(found) if found == self.known => None,
             Ok(_) => Some(format!("the topic {} has changed", self.topic)),
-            Err(error) => Some(error.to_string()),
+            Err(error) => Some(kafka::told(&error)),
         }
     }
 
@@ -323,7 +328,7 @@ impl<S: Service> ReaderThread<S> {
                     close.get_or_insert_with(|| Instant::now() + LINGER);
                 }
                 Some(Err(error)) if kafka::mends_itself(&error) => tracing::debug!(%error, "a connection was lost"),
-                Some(Err(error)) => self.pending.push_back(Read::Trouble(error.to_string())),
+                Some(Err(error)) => self.pending.push_back(Read::Trouble(kafka::told(&error))),
                 None => {}
             }
             // While the loop is busy, a batch may grow: it would only wait.

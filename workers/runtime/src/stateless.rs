@@ -20,7 +20,7 @@ use crate::addresses::Addresses;
 use crate::health::Health;
 use crate::intake::{DeadLetter, Memory};
 use crate::kafka;
-use crate::process::{Backoff, Shutdown, with_causes};
+use crate::process::{Backoff, Shutdown};
 use crate::producer::{Outgoing, Producer};
 use crate::reader::{LINGER, MOMENT, POLL, Reading, as_record, list, take};
 use crate::record::{Batch, Record};
@@ -124,7 +124,11 @@ struct Assigned {
     trouble: Option<KafkaError>,
 }
 
-impl ClientContext for Assignment {}
+impl ClientContext for Assignment {
+    fn error(&self, error: KafkaError, reason: &str) {
+        kafka::hear(&error, reason);
+    }
+}
 
 impl ConsumerContext for Assignment {
     fn rebalance(&self, consumer: &BaseConsumer<Self>, error: RDKafkaRespErr, given: &mut TopicPartitionList) {
@@ -198,7 +202,7 @@ impl<S: Step> Member<S> {
         let mut backoff = Backoff::default();
         while !self.shutdown.has_come() {
             if let Err(error) = self.consume(&mut backoff) {
-                self.health.waiting_for(CONSUMER, format!("Kafka: {}", with_causes(&error)));
+                self.health.waiting_for(CONSUMER, format!("Kafka: {}", kafka::told(&error)));
                 self.wait(&mut backoff);
             }
         }

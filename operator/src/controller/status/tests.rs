@@ -71,6 +71,8 @@ impl Scene {
             gateways: 1,
             obstacle: None,
             unfulfilled: None,
+            rolling: None,
+            paused: false,
             image: None,
         };
         status(&facts, last)

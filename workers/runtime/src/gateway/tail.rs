@@ -8,8 +8,8 @@ use rdkafka::{Offset, TopicPartitionList};
 use shardlane_config::{KafkaConfig, TopicConfig};
 
 use crate::health::Health;
-use crate::kafka;
-use crate::process::{Backoff, with_causes};
+use crate::kafka::{self, Listening};
+use crate::process::Backoff;
 use crate::reader::as_record;
 use crate::record::Record;
 use crate::standing::Extent;
@@ -37,21 +37,23 @@ pub fn tail(
     // What is gone from a topic that is only followed need not be found again.
     config.set("auto.offset.reset", if start == Start::Beginning { "earliest" } else { "latest" });
     // Whether a client can be made at all is known at once.
-    let mut consumer: Option<BaseConsumer> = Some(config.create()?);
+    let create = move || config.create_with_context(Listening);
+    let mut consumer: Option<BaseConsumer<Listening>> = Some(create()?);
     let (topic, health) = (topic.clone(), health.clone());
     let run = move || {
         let mut backoff = Backoff::default();
         loop {
             // A new client each time: one that has lost all brokers may never find them again (librdkafka issue 5301).
-            let followed = consumer.take().map_or_else(|| config.create(), Ok).and_then(|consumer| {
-                follow(&consumer, &topic, start, &mut on_record, || {
+            let followed = consumer.take().map_or_else(&create, Ok).and_then(|consumer| {
+                let reached = || {
                     health.ready(part);
                     backoff.reset();
-                })
+                };
+                follow(&consumer, &topic, start, &mut on_record, reached).inspect_err(|_| kafka::listen(&consumer))
             });
             match followed {
                 Ok(never) => match never {},
-                Err(error) => health.waiting_for(part, format!("topic {}: {}", topic.name, with_causes(&error))),
+                Err(error) => health.waiting_for(part, format!("topic {}: {}", topic.name, kafka::told(&error))),
             }
             std::thread::sleep(backoff.wait());
         }
@@ -65,7 +67,7 @@ pub fn tail(
 
 /// Returns only with trouble; the caller starts again.
 fn follow(
-    consumer: &BaseConsumer,
+    consumer: &BaseConsumer<Listening>,
     topic: &TopicConfig,
     start: Start,
     on_record: &mut impl FnMut(&Record<'_>),

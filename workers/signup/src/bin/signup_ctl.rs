@@ -72,7 +72,7 @@ async fn main() -> ExitCode {
 }
 
 async fn run(cli: Cli) -> Result<(), Failure> {
-    let kafka = KafkaConfig { bootstrap_servers: cli.bootstrap_servers.clone() };
+    let kafka = KafkaConfig::plain(&cli.bootstrap_servers);
     let responses = topic(&kafka, &cli.response_topic)?;
     let requests = topic(&kafka, &cli.request_topic)?;
     let producer = Producer::new(&kafka::prompt_producer(&kafka, "signup-ctl", PATIENCE))?;

@@ -1,0 +1,29 @@
+//! How much of a service may be taken away at once by whoever drains nodes.
+
+use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+use super::Plan;
+use super::names::{Component, Names};
+use crate::kind::ServiceKind;
+
+/// One worker at a time, and one gateway. One alone may go too: a budget that lets nothing go would hold up a node for ever.
+pub fn budgets<K: ServiceKind>(plan: &Plan<'_, K>) -> [PodDisruptionBudget; 2] {
+    let names = &plan.names;
+    [(names.workers(), Component::Worker), (names.gateway(), Component::Gateway)]
+        .map(|(name, part)| budget(names, name, part))
+}
+
+fn budget(names: &Names, name: String, part: Component) -> PodDisruptionBudget {
+    PodDisruptionBudget {
+        metadata: names.meta(name, names.labels(part)),
+        spec: Some(PodDisruptionBudgetSpec {
+            max_unavailable: Some(IntOrString::Int(1)),
+            selector: Some(names.label_selector(part)),
+            // One that does not work anyway never holds up a node.
+            unhealthy_pod_eviction_policy: Some("AlwaysAllow".to_owned()),
+            ..PodDisruptionBudgetSpec::default()
+        }),
+        ..PodDisruptionBudget::default()
+    }
+}

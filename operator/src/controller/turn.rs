@@ -1,0 +1,276 @@
+//! One turn for one service: what is there is read, what should be there is applied, and what that gives is said.
+
+use std::collections::BTreeMap;
+
+use kube::{Client, ResourceExt};
+
+use super::apply::{apply, delete_orphans};
+use super::dereference::{self, Found, dereference};
+use super::rollout::{self, Step};
+use super::status::{Facts, status};
+use super::validate::{self, Obstacle};
+use super::{Context, ReconcileError, farewell};
+use crate::api::status::ServiceStatus;
+use crate::build::kafka::{Kafka, PARTS};
+use crate::build::names::{Names, TEMPLATE};
+use crate::build::{self, BuildError, Object, Plan, shards};
+use crate::identity::Identity;
+use crate::images::Images;
+use crate::kind::ServiceKind;
+use crate::watched::Objects;
+
+/// What a turn found and did.
+#[derive(Default)]
+struct Turn {
+    identity: Option<Identity>,
+    shards: Vec<shards::ShardSource>,
+    found: Found,
+    init_job: Option<String>,
+    obstacle: Option<Obstacle>,
+    /// A worker whose turn to be changed has not come.
+    waits: Option<String>,
+}
+
+impl Turn {
+    fn stopped(obstacle: Obstacle) -> Self {
+        Self { obstacle: Some(obstacle), ..Self::default() }
+    }
+}
+
+/// A Kafka, and whether Strimzi asks who may do what there.
+struct Reached {
+    kafka: Kafka,
+    acls: bool,
+}
+
+/// One turn. Gives what is to be said.
+pub async fn turn<K: ServiceKind>(context: &Context, service: &K) -> Result<ServiceStatus, ReconcileError> {
+    let names = names_of(service)?;
+    let there = context.watched.objects(&names.key());
+    let spec = service.service();
+    let turn = go(context, service, &names, &there).await.or_else(|error| refused(error).map(Turn::stopped))?;
+    let facts = Facts {
+        generation: service.meta().generation,
+        names: &names,
+        identity: turn.identity.as_ref(),
+        shards: &turn.shards,
+        found: &turn.found,
+        init_job: turn.init_job.as_deref(),
+        gateways: spec.gateway.replicas,
+        obstacle: turn.obstacle,
+        unfulfilled: turn.identity.as_ref().and_then(|identity| validate::unfulfilled(spec, identity)),
+        rolling: turn.waits,
+        paused: spec.paused,
+        image: Some(default_image(service, &context.images)),
+    };
+    Ok(status(&facts, service.status()))
+}
+
+async fn go<K: ServiceKind>(
+    context: &Context,
+    service: &K,
+    names: &Names,
+    there: &Objects,
+) -> Result<Turn, ReconcileError> {
+    let spec = service.service();
+    let fixed = service.fixed().map_err(BuildError::from)?;
+    let stands_in_the_way =
+        validate::remains(names, there).or_else(|| validate::rival(context.claims.rival(&names.key())));
+    if let Some(obstacle) = stands_in_the_way {
+        return Ok(Turn::stopped(obstacle));
+    }
+    let identity = match dereference::identity(names, there) {
+        Some(Err(broken)) => {
+            let message = broken.to_string();
+            return Ok(Turn::stopped(Obstacle { reason: "IdentityBroken", message, passes: false }));
+        }
+        Some(Ok(identity)) => identity,
+        None if spec.paused => return Ok(Turn::default()),
+        None => {
+            let identity = Identity {
+                service_id: uuid::Uuid::new_v4().to_string(),
+                partitions: spec.partitions,
+                max_partitions: spec.max_partitions,
+                fixed,
+                placed: false,
+            };
+            // Created, never applied: of two operators at once, the second must find the first one's. The watch tells of it.
+            dereference::record(&context.client, names, &identity.first_config_map(names)).await?;
+            let message = "the service is given its identity".to_owned();
+            return Ok(Turn::stopped(Obstacle { reason: "Preparing", message, passes: true }));
+        }
+    };
+    if let Err(obstacle) = validate::identity(spec, &fixed, &identity) {
+        return Ok(Turn::stopped(obstacle));
+    }
+    make(context, service, names, there, Identity { fixed, ..identity }).await
+}
+
+/// Makes everything that a service with this identity consists of, as far as it can be made.
+async fn make<K: ServiceKind>(
+    context: &Context,
+    service: &K,
+    names: &Names,
+    there: &Objects,
+    mut identity: Identity,
+) -> Result<Turn, ReconcileError> {
+    let spec = service.service();
+    let mut shards = shards::sources(names, &spec.postgres, identity.partitions);
+    let mut found = dereference(&context.http, &context.watched, names, there).await;
+    let reached = reach(&context.client, &context.watched, service, names).await?;
+    let (kafka, acls) = match &reached {
+        Ok(reached) => (reached.kafka.clone(), reached.acls),
+        Err(_) => (Kafka::default(), false),
+    };
+    let of_kafka: Vec<_> = PARTS.iter().flat_map(|part| kafka.secrets(names, *part)).collect();
+    let token = spec.gateway.token_secret_ref.as_ref().map(|secret| (secret.name.clone(), vec!["token"]));
+    let wanted =
+        shards.iter().map(|shard| &*shard.secret).chain(of_kafka.iter().chain(&token).map(|(name, _)| &**name));
+    found.secrets = dereference::secrets(&context.secrets, names, wanted).await?;
+    for shard in &mut shards {
+        shard.version = found.secrets.get(&shard.secret).map(|secret| secret.version(&["uri"]));
+    }
+    // An init Job of this service has succeeded at some time: from now on, an empty shard is a lost one.
+    identity.placed |= found.jobs.values().any(|job| job.status.as_ref().is_some_and(|s| s.succeeded > Some(0)));
+    let obstacle = reached.err().or_else(|| validate::shards(&shards, &found).err());
+    let obstacle = obstacle.or_else(|| validate::secrets(&found, of_kafka.iter().chain(&token)).err());
+    let obstacle = obstacle.or_else(|| validate::strimzi(&found));
+    let image = image_of(service, &context.images);
+    let plan = Plan {
+        service,
+        names: names.clone(),
+        credentials: credentials(&kafka, names, &found, token.as_ref()),
+        kafka,
+        acls,
+        identity: identity.clone(),
+        shards: shards.clone(),
+        image,
+        images: &context.images,
+    };
+    let mut turn = Turn { shards, found, obstacle, ..Turn::default() };
+    if !spec.paused {
+        write(context, &plan, there, &mut turn).await?;
+    }
+    turn.identity = Some(identity);
+    Ok(turn)
+}
+
+/// Applies what can be applied now.
+async fn write<K: ServiceKind>(
+    context: &Context,
+    plan: &Plan<'_, K>,
+    there: &Objects,
+    turn: &mut Turn,
+) -> Result<(), ReconcileError> {
+    let (client, watched, names) = (&context.client, &context.watched, &plan.names);
+    let mut wanted = build::foundation(plan)?;
+    if turn.obstacle.is_some() {
+        // What the API server does not know cannot be applied.
+        wanted.retain(|object| watched.knows(&object.resource.kind, &names.namespace));
+        return apply(client, watched, names, &wanted).await;
+    }
+    let bound = farewell::is_needed(plan.service);
+    if bound != farewell::is_bound(plan.service.meta()) {
+        // Before the first topic is made.
+        farewell::bind::<K>(context, plan.service.meta(), bound).await?;
+    }
+    wanted.extend(build::processes(plan)?);
+    let (now, waits) = in_turn(wanted.clone(), &turn.found);
+    apply(client, watched, names, &now).await?;
+    delete_orphans(client, &context.types, names, there, &wanted).await?;
+    let job = wanted.iter().find(|object| object.resource.kind == "Job");
+    turn.init_job = job.and_then(|job| job.object.metadata.name.clone());
+    turn.waits = waits;
+    Ok(())
+}
+
+/// What may be applied now, and the first worker that has to wait.
+fn in_turn(wanted: Vec<Object>, found: &Found) -> (Vec<Object>, Option<String>) {
+    let workers: Vec<_> = wanted
+        .iter()
+        .filter(|object| object.resource.kind == "StatefulSet")
+        .filter_map(|object| {
+            let metadata = &object.object.metadata;
+            Some((metadata.name.clone()?, metadata.annotations.as_ref()?.get(TEMPLATE)?.clone()))
+        })
+        .collect();
+    let steps: BTreeMap<String, Step> = rollout::steps(&workers, &found.workers);
+    let waits = |object: &Object| {
+        let name = object.object.metadata.name.as_ref().filter(|_| object.resource.kind == "StatefulSet");
+        name.is_some_and(|name| steps.get(name) == Some(&Step::Wait))
+    };
+    let (later, now): (Vec<_>, Vec<_>) = wanted.into_iter().partition(waits);
+    (now, later.into_iter().next().and_then(|object| object.object.metadata.name))
+}
+
+/// How Kafka is reached, or what stands in the way of it.
+async fn reach<K: ServiceKind>(
+    client: &Client,
+    watched: &crate::watched::Watched,
+    service: &K,
+    names: &Names,
+) -> Result<Result<Reached, Obstacle>, ReconcileError> {
+    let spec = &service.service().kafka;
+    let Some(strimzi) = &spec.strimzi else {
+        let kafka = spec.external.as_ref().map(Kafka::external).unwrap_or_default();
+        return Ok(Ok(Reached { kafka, acls: false }));
+    };
+    if !watched.knows("KafkaTopic", &names.namespace) {
+        return Ok(Err(validate::no_strimzi()));
+    }
+    let Some(found) = dereference::kafka(client, names, strimzi).await? else {
+        return Ok(Err(validate::no_kafka(strimzi, &names.namespace)));
+    };
+    Ok(found
+        .reach(strimzi)
+        .map(|kafka| Reached { kafka, acls: found.has_acls() })
+        .map_err(|unusable| validate::unusable(&unusable)))
+}
+
+/// What changes when what a part reads at its start does.
+fn credentials(
+    kafka: &Kafka,
+    names: &Names,
+    found: &Found,
+    token: Option<&(String, Vec<&'static str>)>,
+) -> BTreeMap<&'static str, String> {
+    let version = |(name, keys): &(String, Vec<&'static str>)| Some(found.secrets.get(name)?.version(keys));
+    let of = |part| {
+        let token = token.filter(|_| part == crate::build::names::Component::Gateway);
+        let all: Vec<_> = kafka.secrets(names, part).iter().chain(token).filter_map(version).collect();
+        all.join("-")
+    };
+    PARTS.iter().map(|part| (part.label(), of(*part))).filter(|(_, version)| !version.is_empty()).collect()
+}
+
+/// What the API server will refuse again until somebody acts is said in the status; everything else is tried again.
+fn refused(error: ReconcileError) -> Result<Obstacle, ReconcileError> {
+    match error {
+        ReconcileError::Api(kube::Error::Api(status)) if matches!(status.code, 400 | 403 | 422) => Ok(Obstacle {
+            reason: "ApplyRefused",
+            message: format!("the API server refuses an object of this service: {}", status.message),
+            passes: false,
+        }),
+        error => Err(error),
+    }
+}
+
+pub(super) fn names_of<K: ServiceKind>(service: &K) -> Result<Names, ReconcileError> {
+    Ok(Names {
+        service: service.name_any(),
+        namespace: service.namespace().ok_or(ReconcileError::Incomplete("namespace"))?,
+        kind: K::kind(&()).into_owned(),
+        owner: service.controller_owner_ref(&()).ok_or(ReconcileError::Incomplete("uid"))?,
+    })
+}
+
+/// The image of workers that the spec does not name: the one that was current when the resource was made.
+fn default_image<'a, K: ServiceKind>(service: &'a K, images: &'a Images) -> &'a str {
+    let recorded = service.status().and_then(|status| status.image.as_deref());
+    recorded.unwrap_or_else(|| K::default_image(images))
+}
+
+fn image_of<K: ServiceKind>(service: &K, images: &Images) -> String {
+    let named = service.service().worker.image.clone();
+    named.unwrap_or_else(|| default_image(service, images).to_owned())
+}
