@@ -4,6 +4,8 @@
 # A provider supplies: provider_missing, provider_running, provider_up, provider_programs, provider_images,
 # provider_cloudnative_pg, provider_node, provider_down, provider_status, and the names KAFKA_IMAGE and POSTGRES_IMAGE.
 
+source "$CLUSTER_DIR/pki.sh"
+
 # What our own programs are built with, and what the scripts use.
 BUILD_PACKAGES=(build-essential pkg-config libssl-dev zlib1g-dev curl git python3-minimal)
 
@@ -101,8 +103,20 @@ EOF
 }
 
 install_kafka() {
+  kubectl create namespace kafka --dry-run=client -o yaml | kubectl apply -f -
+  kubectl -n kafka get secret kafka-tls || make_kafka_secrets
   sed "s#@KAFKA_IMAGE@#$KAFKA_IMAGE#" "$CLUSTER_DIR/kafka/kafka.yaml" | kubectl apply -f -
   kubectl -n kafka rollout status statefulset/kafka --timeout=180s
+}
+
+# The broker's certificate, and what its clients need: who they are, and whom they may trust.
+make_kafka_secrets() {
+  local folder=$STATE/kafka-pki
+  mkdir -p "$folder"
+  ( cd "$folder" && authority && certificate broker /CN=broker DNS:kafka.kafka && cat broker.key broker.crt >broker.pem )
+  kubectl -n kafka create secret generic kafka-ca --from-file="$folder/ca.crt"
+  kubectl -n kafka create secret generic kafka-demo --from-literal=username=demo --from-literal=password="$(openssl rand -hex 16)"
+  kubectl -n kafka create secret generic kafka-tls --from-file="$folder/broker.pem"
 }
 
 install_postgres() {

@@ -173,9 +173,14 @@ impl PlainService {
 
     /// Starts a gateway and waits for it.
     pub async fn gateway(&self, variables: &[(&str, String)]) -> Result<Process> {
-        let gateway = self.start("gateway", free_ports()?, variables)?;
+        let gateway = self.start_gateway(variables)?;
         gateway.ready().await?;
         Ok(gateway)
+    }
+
+    /// Starts a gateway.
+    pub fn start_gateway(&self, variables: &[(&str, String)]) -> Result<Process> {
+        self.start("gateway", free_ports()?, variables)
     }
 
     fn start(&self, command: &str, port: u16, variables: &[(&str, String)]) -> Result<Process> {
@@ -270,6 +275,11 @@ impl Process {
     /// A probe's or the metrics' text.
     pub async fn probe(&self, path: &str) -> Result<String> {
         Ok(reqwest::get(format!("{}{path}", self.probes)).await?.text().await?)
+    }
+
+    /// What it has logged.
+    pub fn log(&self) -> Result<String> {
+        Ok(std::fs::read_to_string(&self.log)?)
     }
 
     /// What it says of itself.

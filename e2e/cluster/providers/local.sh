@@ -7,7 +7,6 @@
 # shellcheck source=e2e/cluster/local/network.env
 source "$CLUSTER_DIR/local/network.env"
 source "$CLUSTER_DIR/local/binaries.sh"
-source "$CLUSTER_DIR/local/pki.sh"
 source "$CLUSTER_DIR/kafka/jars.sh"
 source "$CLUSTER_DIR/local/images.sh"
 

@@ -9,6 +9,7 @@ mod original;
 mod poison;
 mod preparation;
 mod retention;
+mod secure;
 mod stateless;
 mod users;
 

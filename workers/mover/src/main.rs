@@ -25,7 +25,7 @@ enum Command {
     /// Makes topics, tables and the first slot table, or leaves them as they are.
     Init {
         #[command(flatten)]
-        init: Init,
+        init: Preparation,
     },
     /// Deletes the topics of a service that is gone.
     Retire {
@@ -36,7 +36,7 @@ enum Command {
 }
 
 #[derive(Args)]
-struct Init {
+struct Preparation {
     /// The service's configuration, as the operator writes it.
     #[arg(long, default_value = CONFIG_PATH)]
     config: PathBuf,
@@ -99,8 +99,8 @@ async fn run(command: Command) -> Result<(), Failure> {
     }
 }
 
-async fn prepare(options: Init) -> Result<(), Failure> {
-    let Init { config, schema, plan_id, partitions, shards, status_port } = options;
+async fn prepare(options: Preparation) -> Result<(), Failure> {
+    let Preparation { config, schema, plan_id, partitions, shards, status_port } = options;
     let placed = config.with_file_name(PLACED_FILE).exists();
     let config = ServiceConfig::load(&config)?;
     let text = std::fs::read_to_string(&schema).map_err(|source| Failure::Schema { path: schema, source })?;

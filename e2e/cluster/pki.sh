@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Certificates and kubeconfigs of a cluster that lives as long as its folder.
+# Certificates and kubeconfigs of a cluster and its broker, which live as long as their folder.
 
 # certificate NAME SUBJECT [ALTERNATIVE NAMES]
 certificate() {
@@ -23,13 +23,18 @@ EOF
   chmod 600 "$file"
 }
 
+# authority: the certificate that all others are signed with.
+authority() {
+  openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 365 -subj /CN=shardlane-ca -keyout ca.key -out ca.crt \
+    -addext keyUsage=critical,keyCertSign,cRLSign
+}
+
 # make_pki PORT: PORT is where the API server will be found on the loopback outside.
 make_pki() {
   local port=$1 name
   mkdir -p "$STATE/pki"
   cd "$STATE/pki"
-  openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 365 -subj /CN=shardlane-ca -keyout ca.key -out ca.crt \
-    -addext keyUsage=critical,keyCertSign,cRLSign
+  authority
   openssl genrsa -out service-account.key 2048
   openssl rsa -in service-account.key -pubout -out service-account.pub
   certificate apiserver /CN=kube-apiserver \
