@@ -90,13 +90,17 @@ async fn a_stored_object_that_cannot_be_read_is_said_to_be_so_and_holds_nobody_u
     let place = Place::make("malformed").await?;
     place.secret("database", &DATABASE).await?;
     // Such as an older or a newer version may have stored: no schema would let it in today.
-    let bad = json!({
-        "apiVersion": "shardlane.dev/v1alpha1", "kind": "SignupShard", "metadata": { "name": "bad" },
-        "spec": { "partitions": "many", "kafka": {}, "postgres": {} },
-    });
+    let mut newer = external_spec("newer");
+    newer["partitioner"] = "sha1".into();
+    let bad = [("newer", newer), ("worse", json!({ "partitions": 1, "kafka": "somewhere", "postgres": {} }))];
+    let services = api(&place, "shardlane.dev", "v1alpha1", "SignupShard");
     with_any_spec(&place, async || {
-        let services = api(&place, "shardlane.dev", "v1alpha1", "SignupShard");
-        services.create(&PostParams::default(), &serde_json::from_value(bad)?).await?;
+        for (name, spec) in bad {
+            let object = json!({
+                "apiVersion": "shardlane.dev/v1alpha1", "kind": "SignupShard", "metadata": { "name": name }, "spec": spec,
+            });
+            services.create(&PostParams::default(), &serde_json::from_value(object)?).await?;
+        }
         Ok(())
     })
     .await?;
@@ -104,14 +108,18 @@ async fn a_stored_object_that_cannot_be_read_is_said_to_be_so_and_holds_nobody_u
     let _stand_in = StandIn::start(&place.client, &place.name);
     place.create("good", external_spec("malformed")).await?;
     settled(&place, &["good"]).await?;
-    let services = api(&place, "shardlane.dev", "v1alpha1", "SignupShard");
     until(Duration::from_secs(30), async || {
-        let status = services.get("bad").await?.data["status"].clone();
+        let status = services.get("newer").await?.data["status"].clone();
         let said = status.pointer("/conditions/0/message").and_then(Value::as_str).unwrap_or_default();
-        ensure!(said.contains("partitions") && said.contains("kubectl edit"), "{status}");
+        ensure!(said.contains("sha1") && said.contains("kubectl edit"), "{status}");
         Ok(())
     })
-    .await
+    .await?;
+    for (name, word) in [("newer", "sha1"), ("worse", "somewhere")] {
+        let told = place.event(name, "Unreadable").await?;
+        ensure!(told.contains(word), "{told}");
+    }
+    Ok(())
 }
 
 /// Does something while the API server takes any spec.

@@ -17,7 +17,7 @@ use std::time::Duration;
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, ObjectReference, Pod, Service};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::{DynamicObject, Patch, PatchParams};
@@ -252,7 +252,7 @@ async fn leave<K: ServiceKind>(context: &Context, guarded: &DeserializeGuard<K>)
                 let topics: Vec<_> = service.topics().into_iter().map(|topic| topic.config.name).collect();
                 let note =
                     format!("Kafka did not delete these topics in time, and they may be left: {}", topics.join(", "));
-                publish(context, service, true, "TopicsLeft".to_owned(), &note).await?;
+                publish(context, &service.object_ref(&()), true, "TopicsLeft".to_owned(), &note).await?;
             }
             Ok(Action::await_change())
         }
@@ -279,8 +279,16 @@ async fn say_unreadable<K: ServiceKind>(
     }
     let resource = ApiResource::erase::<K>(&());
     let api: Api<DynamicObject> = Api::namespaced_with(context.client.clone(), &key.namespace, &resource);
-    let patch = json!({ "status": status::unreadable(generation, &unreadable.error) });
-    api.patch_status(&key.name, &PatchParams::apply(MANAGER), &Patch::Merge(&patch)).await?;
+    let message = status::unreadable_message(&unreadable.error);
+    let patch = json!({ "status": status::unreadable(generation, &message) });
+    match api.patch_status(&key.name, &PatchParams::apply(MANAGER), &Patch::Merge(&patch)).await {
+        // What no schema allows takes no status either; the event says it.
+        Err(kube::Error::Api(refused)) if refused.code == 422 => {}
+        result => drop(result?),
+    }
+    let mut reference = ObjectRef::<DynamicObject>::new_with(&key.name, resource).within(&key.namespace);
+    reference.extra.uid.clone_from(&unreadable.metadata.uid);
+    publish(context, &reference.into(), true, "Unreadable".to_owned(), &message).await?;
     Ok(Action::await_change())
 }
 
@@ -294,15 +302,15 @@ async fn report<K: ServiceKind>(context: &Context, service: &K, now: ServiceStat
     let patch = json!({ "status": now });
     api.patch_status(&service.name_any(), &PatchParams::apply(MANAGER), &Patch::Merge(&patch)).await?;
     for Change { warning, reason, note } in changes(service.status(), &now) {
-        publish(context, service, warning, reason, &note).await?;
+        publish(context, &service.object_ref(&()), warning, reason, &note).await?;
     }
     Ok(())
 }
 
 /// An event.
-async fn publish<K: ServiceKind>(
+async fn publish(
     context: &Context,
-    service: &K,
+    about: &ObjectReference,
     warning: bool,
     reason: String,
     note: &str,
@@ -310,5 +318,5 @@ async fn publish<K: ServiceKind>(
     let note = note.get(..note.floor_char_boundary(LONGEST_NOTE)).map(str::to_owned);
     let type_ = if warning { EventType::Warning } else { EventType::Normal };
     let event = Event { type_, reason, note, action: "Reconcile".to_owned(), secondary: None };
-    context.recorder.publish(&event, &service.object_ref(&())).await
+    context.recorder.publish(&event, about).await
 }

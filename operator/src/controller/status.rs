@@ -141,14 +141,18 @@ pub fn leaving(last: Option<&ServiceStatus>, waits_for: &str) -> ServiceStatus {
     status
 }
 
+/// What to do about an object that is stored and cannot be read.
+pub fn unreadable_message(why: &str) -> String {
+    format!("this version of the operator cannot read the resource: {why}; mend it with kubectl edit")
+}
+
 /// What is said of an object that is stored and cannot be read. It has no other status: what it had may be what cannot be read.
-pub fn unreadable(generation: Option<i64>, why: &str) -> serde_json::Value {
-    let message = format!("this version of the operator cannot read the resource: {why}; mend it with kubectl edit");
+pub fn unreadable(generation: Option<i64>, message: &str) -> serde_json::Value {
     let condition = |type_: &str, status: &str| Condition {
         type_: type_.to_owned(),
         status: status.to_owned(),
         reason: "Unreadable".to_owned(),
-        message: message.clone(),
+        message: message.to_owned(),
         observed_generation: generation,
         last_transition_time: Time(Timestamp::now()),
     };
