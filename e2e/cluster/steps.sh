@@ -75,11 +75,11 @@ cluster_demo() {
   say "  make down        # and nothing is left"
 }
 
-PROGRAMS=(shardlane-operator mover signup signup-ctl)
+PROGRAMS=(shardlane-operator mover signup signup-ctl kubectl-shardlane)
 IMAGES=(operator mover signup)
 
 build_programs() {
-  provider_programs -p shardlane-operator -p shardlane-mover -p shardlane-signup
+  provider_programs -p shardlane-operator -p shardlane-mover -p shardlane-signup -p kubectl-shardlane
   mkdir -p "$STATE/programs"
   local name
   for name in "${PROGRAMS[@]}"; do cp "$PROGRAMS_FROM/$name" "$STATE/programs/"; done

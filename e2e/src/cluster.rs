@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt};
 use shardlane_operator::api::signup_shard::SignupShard;
@@ -21,12 +20,41 @@ use tokio::sync::OnceCell;
 
 use crate::faults::signal_worker;
 use crate::forward::Forward;
+use crate::told::condition;
 use crate::{setting, until};
 
 /// The namespace of the tests' services.
 pub const NAMESPACE: &str = "default";
 /// Kafka, as pods reach it.
 pub const KAFKA: &str = "kafka.kafka:9092";
+
+/// Whether services use a Kafka that Strimzi runs, of the name `kafka` in the tests' namespace (`E2E_KAFKA=strimzi`).
+pub fn on_strimzi() -> bool {
+    std::env::var("E2E_KAFKA").is_ok_and(|kafka| kafka == "strimzi")
+}
+
+/// Where the broker's pod is, and its labels.
+pub fn broker() -> (&'static str, [(&'static str, &'static str); 2]) {
+    if on_strimzi() {
+        (NAMESPACE, [("strimzi.io/cluster", "kafka"), ("strimzi.io/kind", "Kafka")])
+    } else {
+        ("kafka", [("app.kubernetes.io/name", "kafka"), ("app.kubernetes.io/component", "broker")])
+    }
+}
+
+/// The broker's labels, as the API server reads them.
+pub fn broker_selector() -> String {
+    broker().1.map(|(key, value)| format!("{key}={value}")).join(",")
+}
+
+/// What a spec says of Kafka.
+fn kafka_of_spec() -> serde_json::Value {
+    if on_strimzi() {
+        serde_json::json!({ "strimzi": { "cluster": "kafka" } })
+    } else {
+        serde_json::json!({ "external": { "bootstrapServers": KAFKA } })
+    }
+}
 /// Kafka, as tests reach it: the broker says this very address, so the port is fixed.
 pub const FORWARDED_KAFKA: &str = "127.0.0.1:19092";
 
@@ -39,7 +67,7 @@ pub async fn kafka() -> Result<Arc<Forward>> {
     let open = async || {
         let opened = runtime.spawn(async {
             let client = Client::try_default().await?;
-            Forward::open(&client, "kafka", "app.kubernetes.io/name=kafka", 19_092, 19_092).await
+            Forward::open(&client, broker().0, &broker_selector(), 19_092, 19_092).await
         });
         Ok::<_, anyhow::Error>(Arc::new(opened.await??))
     };
@@ -57,19 +85,16 @@ pub struct ClusterService {
 }
 
 impl ClusterService {
-    /// Applies a spec, after removing what an earlier run left of it, and waits until it is ready.
-    pub async fn start(client: &Client, name: &str, mut spec: serde_json::Value) -> Result<Self> {
-        spec["kafka"] = serde_json::json!({ "external": { "bootstrapServers": KAFKA } });
-        spec["worker"] = serde_json::json!({ "image": setting("SHARDLANE_TEST_SIGNUP_IMAGE")? });
-        let service = SignupShard::new(name, serde_json::from_value(spec)?);
-        services(client).create(&PostParams::default(), &service).await.context("the service was refused")?;
-        let service = Self {
-            client: client.clone(),
-            name: name.to_owned(),
-            config: wait_ready(client, name).await?,
-            forwards: Vec::new(),
-        };
-        Ok(service)
+    /// Makes a service and waits until it is ready. What the spec does not say of Kafka and of the image is as the run has it.
+    pub async fn start(client: &Client, name: &str, spec: serde_json::Value) -> Result<Self> {
+        create(client, name, spec).await?;
+        Self::ready(client, name).await
+    }
+
+    /// Waits until a service is ready.
+    pub async fn ready(client: &Client, name: &str) -> Result<Self> {
+        let config = wait_ready(client, name).await?;
+        Ok(Self { client: client.clone(), name: name.to_owned(), config, forwards: Vec::new() })
     }
 
     /// URL of its gateway.
@@ -149,6 +174,26 @@ impl ClusterService {
     }
 }
 
+/// Makes a service.
+pub async fn create(client: &Client, name: &str, mut spec: serde_json::Value) -> Result<()> {
+    if spec["kafka"].is_null() {
+        spec["kafka"] = kafka_of_spec();
+    }
+    if spec["worker"]["image"].is_null() {
+        spec["worker"]["image"] = setting("SHARDLANE_TEST_SIGNUP_IMAGE")?.into();
+    }
+    let service = SignupShard::new(name, serde_json::from_value(spec)?);
+    services(client).create(&PostParams::default(), &service).await.context("the service was refused")?;
+    Ok(())
+}
+
+/// Changes a service.
+pub async fn change(client: &Client, name: &str, spec: &serde_json::Value) -> Result<()> {
+    let patch = serde_json::json!({ "spec": spec });
+    services(client).patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await?;
+    Ok(())
+}
+
 /// Removes a service whole: the resource, its data and its identity.
 pub async fn remove(client: &Client, name: &str) -> Result<()> {
     let services = services(client);
@@ -171,7 +216,8 @@ pub async fn remove(client: &Client, name: &str) -> Result<()> {
     .await
 }
 
-fn services(client: &Client) -> Api<SignupShard> {
+/// The tests' services.
+pub fn services(client: &Client) -> Api<SignupShard> {
     Api::namespaced(client.clone(), NAMESPACE)
 }
 
@@ -184,11 +230,6 @@ async fn wait_ready(client: &Client, name: &str) -> Result<ServiceConfig> {
     let map = Api::<ConfigMap>::namespaced(client.clone(), NAMESPACE).get(&format!("{name}-config")).await?;
     let text = map.data.as_ref().and_then(|data| data.get("service.yaml")).context("no service.yaml")?;
     Ok(serde_yaml::from_str(text)?)
-}
-
-/// A condition, if it is there.
-pub fn condition<'a>(status: &'a ServiceStatus, type_: &str) -> Option<&'a Condition> {
-    status.conditions.iter().find(|condition| condition.type_ == type_)
 }
 
 fn ready(status: &ServiceStatus) -> Result<()> {
@@ -206,7 +247,7 @@ pub fn restarts_of(pod: &Pod) -> i32 {
 }
 
 /// Runs a command on the cluster's node.
-pub(crate) async fn on_node(command: &[&str]) -> Result<String> {
+pub async fn on_node(command: &[&str]) -> Result<String> {
     let cluster = Path::new(env!("CARGO_MANIFEST_DIR")).join("cluster/cluster");
     let output = Command::new(cluster).arg("node").args(command).output().await?;
     Ok(String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())

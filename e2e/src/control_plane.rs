@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
-use k8s_openapi::api::core::v1::{Event, Namespace, Secret, ServiceAccount};
-use kube::api::{ListParams, ObjectMeta, PostParams};
+use k8s_openapi::api::core::v1::{Namespace, Secret, ServiceAccount};
+use kube::api::{ObjectMeta, PostParams};
 use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 use shardlane_operator::api::signup_shard::SignupShard;
@@ -16,8 +16,7 @@ use shardlane_operator::api::status::ServiceStatus;
 use tokio::process::{Child, Command};
 use tokio::sync::OnceCell;
 
-use crate::cluster::condition;
-use crate::{free_ports, setting, until};
+use crate::{free_ports, setting, told, until};
 
 /// How long anything may take to be said.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -144,34 +143,14 @@ impl Place {
         Ok(())
     }
 
-    /// What the operator says of a service.
-    pub async fn status(&self, name: &str) -> Result<ServiceStatus> {
-        Ok(self.services().get(name).await?.status.unwrap_or_default())
-    }
-
     /// Waits until a condition has a reason; its message.
     pub async fn says(&self, name: &str, type_: &str, reason: &str) -> Result<String> {
-        until(PATIENCE, async || {
-            let status = self.status(name).await?;
-            match condition(&status, type_) {
-                Some(found) if found.reason == reason => Ok(found.message.clone()),
-                other => bail!("{name}: {type_} is {other:?}"),
-            }
-        })
-        .await
+        told::says(&self.services(), name, type_, reason, &[]).await
     }
 
     /// Waits until there is an event of this reason about a service; its note.
     pub async fn event(&self, name: &str, reason: &str) -> Result<String> {
-        let events: Api<Event> = Api::namespaced(self.client.clone(), &self.name);
-        until(PATIENCE, async || {
-            let all = events.list(&ListParams::default()).await?.items;
-            let found = all.iter().find(|event| {
-                event.involved_object.name.as_deref() == Some(name) && event.reason.as_deref() == Some(reason)
-            });
-            found.and_then(|event| event.message.clone()).with_context(|| format!("no event {reason} about {name}"))
-        })
-        .await
+        told::event(&self.client, &self.name, name, reason).await
     }
 }
 

@@ -18,6 +18,8 @@ pub mod signups;
 mod spec;
 #[cfg(feature = "operator")]
 pub mod stand_in;
+#[cfg(feature = "operator")]
+pub mod told;
 pub mod topic;
 
 use std::net::TcpListener;

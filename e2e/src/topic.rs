@@ -85,11 +85,15 @@ impl Admin {
     pub async fn delete(&self, topic: &str) -> Result<()> {
         done(self.0.delete_topics(&[topic], &Self::options()).await?)?;
         crate::until(Duration::from_secs(20), async || {
-            let metadata = self.0.inner().fetch_metadata(None, Duration::from_secs(5))?;
-            let there = metadata.topics().iter().any(|found| found.name() == topic);
-            if there { bail!("{topic} is still there") } else { Ok(()) }
+            if self.topics()?.iter().any(|found| found == topic) { bail!("{topic} is still there") } else { Ok(()) }
         })
         .await
+    }
+
+    /// Names of all topics.
+    pub fn topics(&self) -> Result<Vec<String>> {
+        let metadata = self.0.inner().fetch_metadata(None, Duration::from_secs(10))?;
+        Ok(metadata.topics().iter().map(|found| found.name().to_owned()).collect())
     }
 
     /// Removes the records of a partition before an offset, as retention does.

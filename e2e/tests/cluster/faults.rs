@@ -3,13 +3,16 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use kube::Client;
-use shardlane_e2e::cluster::{ClusterService, FORWARDED_KAFKA, NAMESPACE, condition, kafka, restarts_of};
+use shardlane_e2e::cluster::{
+    ClusterService, FORWARDED_KAFKA, NAMESPACE, broker, broker_selector, kafka, restarts_of, services,
+};
 use shardlane_e2e::faults::{cut_off, lose_pod, pod_of, signal_worker};
 use shardlane_e2e::load::Load;
 use shardlane_e2e::signups::{Outcomes, check_shards, requests, send_all, told_the_same};
-use shardlane_e2e::{same, topic, until};
+use shardlane_e2e::told::says;
+use shardlane_e2e::{same, topic};
 use shardlane_runtime::config::{ServiceConfig, initial_owner};
 use shardlane_runtime::partitioner::slot_of;
 use sqlx::Row;
@@ -18,8 +21,6 @@ use crate::services::{cloud_native_pg, spec, unique};
 
 const PARTITIONS: u32 = 2;
 const SLOTS: u32 = 4;
-/// Labels of the broker.
-const BROKER: &str = "app.kubernetes.io/name=kafka";
 /// How long the network to something is cut.
 const CUT: Duration = Duration::from_secs(30);
 /// How long everything may take to come back.
@@ -41,13 +42,14 @@ async fn what_is_lost_comes_back_and_no_answer_with_it_is_lost() -> Result<()> {
     let lost = Box::pin(lose_pod(&client, NAMESPACE, &primary, PATIENCE));
     trial.under_load("primary-lost", lost, Duration::ZERO).await?;
 
-    let lost = Box::pin(lose_pod(&client, "kafka", BROKER, PATIENCE));
+    let selector = broker_selector();
+    let lost = Box::pin(lose_pod(&client, broker().0, &selector, PATIENCE));
     trial.under_load("broker-lost", lost, Duration::ZERO).await?;
 
     let pod = pod_of(&client, NAMESPACE, &primary).await?;
     trial.under_load("primary-cut-off", cut_off(&pod, CUT), Duration::from_secs(1)).await?;
 
-    let pod = pod_of(&client, "kafka", BROKER).await?;
+    let pod = pod_of(&client, broker().0, &selector).await?;
     // There is no other broker: nothing can be answered before this one is reached again.
     trial.under_load("broker-cut-off", cut_off(&pod, CUT), CUT - Duration::from_secs(5)).await?;
 
@@ -161,7 +163,7 @@ async fn a_hole_in_the_log_halts_its_slot_and_no_other() -> Result<()> {
     signal_worker(&worker, "KILL").await?;
 
     let began = Instant::now();
-    let message = halt_is_told(&service, &format!("partition 0, slot {halted}: ")).await?;
+    let message = says(&services(&client), &name, "Degraded", "SlotHalted", &[&format!("partition 0, slot {halted}: ")]).await?;
     println!("a hole in slot {halted}: said after {:.1?}: {message}", began.elapsed());
     ensure!(message.starts_with(&format!("partition 0, slot {halted}: ")), "{message}");
 
@@ -187,23 +189,7 @@ async fn a_hole_in_the_log_halts_its_slot_and_no_other() -> Result<()> {
     admin.make(request, SLOTS.try_into()?, &[]).await?;
     signal_worker(&worker, "KILL").await?;
     let began = Instant::now();
-    let message = halt_is_told(&service, "deleted and made anew").await?;
+    let message = says(&services(&client), &name, "Degraded", "SlotHalted", &["deleted and made anew"]).await?;
     println!("a topic made anew: said after {:.1?}: {message}", began.elapsed());
     service.remove().await
-}
-
-/// Waits until the service says that a slot is halted, and this of it.
-async fn halt_is_told(service: &ClusterService, what: &str) -> Result<String> {
-    until(PATIENCE, async || {
-        let status = service.status().await?;
-        match condition(&status, "Degraded") {
-            Some(degraded)
-                if degraded.status == "True" && degraded.reason == "SlotHalted" && degraded.message.contains(what) =>
-            {
-                Ok(degraded.message.clone())
-            }
-            other => bail!("Degraded is {other:?}"),
-        }
-    })
-    .await
 }

@@ -2,7 +2,9 @@
 
 #![allow(clippy::tests_outside_test_module, missing_docs)]
 
+mod causes;
 mod faults;
+mod lives;
 mod services;
 mod specs;
 

@@ -126,13 +126,15 @@ async fn three_of_three_on_databases_of_somebody_elses() -> Result<()> {
 }
 
 /// Databases on the cluster's plain Postgres, and Secrets that lead there.
-struct Databases {
+pub struct Databases {
     forward: shardlane_e2e::forward::Forward,
-    names: Vec<String>,
+    /// Their names, which are their Secrets' too.
+    pub names: Vec<String>,
 }
 
 impl Databases {
-    async fn make(client: &Client, service: &str, count: usize) -> Result<Self> {
+    /// Makes them.
+    pub async fn make(client: &Client, service: &str, count: usize) -> Result<Self> {
         let forward =
             shardlane_e2e::forward::Forward::open(client, "postgres", "app.kubernetes.io/name=postgres", 5432, 0)
                 .await?;
@@ -153,7 +155,8 @@ impl Databases {
         format!("postgresql://postgres:postgres@{}/{database}", self.forward.address)
     }
 
-    fn references(&self) -> Vec<Value> {
+    /// As a spec lists them.
+    pub fn references(&self) -> Vec<Value> {
         self.names.iter().map(|name| json!({ "secretRef": { "name": name } })).collect()
     }
 

@@ -38,9 +38,12 @@ async fn bad_specs_are_refused_with_what_to_do() -> Result<()> {
     let client = Client::try_default().await?;
     let services = services(&client);
     let dry = PostParams { dry_run: true, ..PostParams::default() };
-    let cases: [(&str, Change, &str); 7] = [
+    let cases: [(&str, Change, &str); 10] = [
         ("none", |spec| spec["partitions"] = json!(0), "greater than or equal to 1"),
         ("too-many", |spec| spec["partitions"] = json!(25), "partitions is at most maxPartitions"),
+        ("no-kafka", |spec| spec["kafka"] = json!({}), "exactly one of strimzi and external"),
+        ("both", |spec| spec["kafka"]["strimzi"] = json!({ "cluster": "x" }), "exactly one of strimzi and external"),
+        ("quantity", |spec| spec["worker"] = json!({ "resources": { "limits": { "memory": "64 MB" } } }), "memory"),
         ("no-shards", |spec| spec["postgres"] = json!({}), "exactly one of cloudNativePG and external"),
         ("careless", |spec| spec["postgres"] = careless(), "a failover would lose what was committed"),
         ("few-shards", |spec| spec["partitions"] = json!(2), "needs a Secret for each partition"),
