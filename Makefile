@@ -18,5 +18,5 @@ test: ## Everything that must hold, on real servers and a real cluster
 bench: ## How fast it is, beside the barest programs that do the same work
 	@e2e/bench/run
 
-crds: ## The CRDs, from the operator's types
-	@cargo run --quiet -p shardlane-operator -- crds crds
+crds: ## The CRDs and their reference, from the operator's types
+	@cargo run --quiet -p shardlane-operator -- crds crds docs/api-reference.md

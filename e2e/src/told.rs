@@ -21,7 +21,13 @@ pub fn condition<'a>(status: &'a ServiceStatus, type_: &str) -> Option<&'a Condi
 }
 
 /// Waits until a condition has a reason, and its message these words; the message.
-pub async fn says(services: &Api<SignupShard>, name: &str, type_: &str, reason: &str, words: &[&str]) -> Result<String> {
+pub async fn says(
+    services: &Api<SignupShard>,
+    name: &str,
+    type_: &str,
+    reason: &str,
+    words: &[&str],
+) -> Result<String> {
     until(PATIENCE, async || {
         let status = services.get(name).await?.status.unwrap_or_default();
         match condition(&status, type_) {

@@ -10,8 +10,8 @@ use kube::Resource;
 use serde_json::{Value, json};
 use shardlane_config::ServiceConfig;
 use shardlane_operator::api::common::Durability;
-use shardlane_operator::api::crds;
 use shardlane_operator::api::signup_shard::SignupShard;
+use shardlane_operator::api::{crds, reference};
 use shardlane_operator::build::kafka::Kafka;
 use shardlane_operator::build::names::Names;
 use shardlane_operator::build::{Object, Plan, config, foundation, processes, shards};
@@ -78,6 +78,13 @@ fn generated_crds_are_committed() {
         let fresh = serde_yaml::to_string(&crd).unwrap();
         assert!(committed.ends_with(&fresh), "crds/{name} is not what the types say: run `make crds` and commit it");
     }
+}
+
+#[test]
+fn the_reference_is_committed() {
+    let committed = include_str!("../../docs/api-reference.md");
+    let crds: Vec<_> = crds().into_iter().map(|(_, crd)| crd).collect();
+    assert_eq!(committed, reference::page(&crds).unwrap(), "run `make crds` and commit docs/api-reference.md");
 }
 
 #[test]

@@ -156,7 +156,8 @@ async fn a_missing_strimzi_or_kafka_is_said() -> Result<()> {
     let mut spec = spec(&name, 1, 1, json!({ "external": { "shards": [{ "secretRef": { "name": "none" } }] } }));
     spec["kafka"] = kafka;
     create(&client, &name, spec).await?;
-    let (reason, word) = if on_strimzi() { ("KafkaMissing", "there-is-none") } else { ("StrimziMissing", "install it") };
+    let (reason, word) =
+        if on_strimzi() { ("KafkaMissing", "there-is-none") } else { ("StrimziMissing", "install it") };
     says(&services(&client), &name, "Degraded", reason, &[word]).await?;
     event(&client, NAMESPACE, &name, reason).await?;
     remove(&client, &name).await

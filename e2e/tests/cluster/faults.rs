@@ -163,7 +163,8 @@ async fn a_hole_in_the_log_halts_its_slot_and_no_other() -> Result<()> {
     signal_worker(&worker, "KILL").await?;
 
     let began = Instant::now();
-    let message = says(&services(&client), &name, "Degraded", "SlotHalted", &[&format!("partition 0, slot {halted}: ")]).await?;
+    let message =
+        says(&services(&client), &name, "Degraded", "SlotHalted", &[&format!("partition 0, slot {halted}: ")]).await?;
     println!("a hole in slot {halted}: said after {:.1?}: {message}", began.elapsed());
     ensure!(message.starts_with(&format!("partition 0, slot {halted}: ")), "{message}");
 

@@ -34,8 +34,10 @@ async fn parts(client: &Client, name: &str) -> Result<BTreeSet<String>> {
             Err(kube::Error::Api(status)) if status.code == 404 => continue,
             all => all?.items,
         };
-        let ours = |object: &String| object == name || object.strip_prefix(name).is_some_and(|rest| rest.starts_with('-'));
-        found.extend(all.iter().map(ResourceExt::name_any).filter(ours).map(|name| format!("{}/{name}", resource.kind)));
+        let ours =
+            |object: &String| object == name || object.strip_prefix(name).is_some_and(|rest| rest.starts_with('-'));
+        found
+            .extend(all.iter().map(ResourceExt::name_any).filter(ours).map(|name| format!("{}/{name}", resource.kind)));
     }
     Ok(found)
 }
@@ -68,8 +70,16 @@ async fn what_is_retained_is_taken_up_and_what_is_deleted_is_gone() -> Result<()
     gone(&client, &name).await?;
     until(Duration::from_secs(60), async || {
         let left = parts(&client, &name).await?;
-        ensure!(!left.iter().any(|part| part.starts_with("StatefulSet") || part.starts_with("Pod/") && !part.contains("-shard-")), "{left:?}");
-        ensure!(left.contains(&format!("Cluster/{name}-shard-0")) && left.contains(&format!("ConfigMap/{name}-identity")), "{left:?}");
+        ensure!(
+            !left
+                .iter()
+                .any(|part| part.starts_with("StatefulSet") || part.starts_with("Pod/") && !part.contains("-shard-")),
+            "{left:?}"
+        );
+        ensure!(
+            left.contains(&format!("Cluster/{name}-shard-0")) && left.contains(&format!("ConfigMap/{name}-identity")),
+            "{left:?}"
+        );
         Ok(())
     })
     .await?;
@@ -165,7 +175,8 @@ async fn an_operator_that_restarts_or_is_upgraded_restarts_nobody() -> Result<()
 #[tokio::test(flavor = "multi_thread")]
 async fn a_release_is_installed_upgraded_taken_back_and_uninstalled() -> Result<()> {
     let namespace = "shardlane-second";
-    let second = ["second", "charts/shardlane", "--namespace", namespace, "--set", "watchNamespaces={shardlane-second}"];
+    let second =
+        ["second", "charts/shardlane", "--namespace", namespace, "--set", "watchNamespaces={shardlane-second}"];
     let values = helm(&["get", "values", "shardlane", "--namespace", SYSTEM, "-o", "json"]).await?;
     let values: Value = serde_json::from_str(&values)?;
     let tag = format!("images.tag={}", values["images"]["tag"].as_str().context("no tag")?);
@@ -281,7 +292,9 @@ async fn a_worker_reaches_its_own_shard_and_nothing_of_others() -> Result<()> {
     same("token", inside("ls /var/run/secrets/kubernetes.io 2>/dev/null | wc -l").await?.trim(), "0")?;
     let account = format!("--as=system:serviceaccount:{NAMESPACE}:default");
     let other = format!("secret/{name}-shard-1-app");
-    let may = shardlane_e2e::control_plane::run("kubectl", &["auth", "can-i", "get", &other, "-n", NAMESPACE, &account]).await;
+    let may =
+        shardlane_e2e::control_plane::run("kubectl", &["auth", "can-i", "get", &other, "-n", NAMESPACE, &account])
+            .await;
     ensure!(may.is_err(), "the pod's account may read {other}");
 
     // Whether a port can be reached, by the pod's own means.
@@ -294,7 +307,10 @@ async fn a_worker_reaches_its_own_shard_and_nothing_of_others() -> Result<()> {
     let policies: Api<k8s_openapi::api::networking::v1::NetworkPolicy> = Api::namespaced(client.clone(), NAMESPACE);
     let policy = policies.get(&format!("{name}-shard-1")).await?.spec.context("no spec")?;
     let rules = serde_json::to_string(&policy.ingress)?;
-    ensure!(rules.contains(r#""shardlane.dev/partition":"1""#) && !rules.contains(r#""shardlane.dev/partition":"0""#), "{rules}");
+    ensure!(
+        rules.contains(r#""shardlane.dev/partition":"1""#) && !rules.contains(r#""shardlane.dev/partition":"0""#),
+        "{rules}"
+    );
     let policy = policies.get(&format!("{name}-0")).await?.spec.context("no spec")?;
     let rules = serde_json::to_string(&policy.egress)?;
     ensure!(rules.contains(&format!("{name}-shard-0")) && !rules.contains(&format!("{name}-shard-1")), "{rules}");
@@ -310,7 +326,12 @@ async fn nothing_of_a_removed_service_is_left() -> Result<()> {
     let client = Client::try_default().await?;
     let name = unique("never");
     // One that never came to anything, for its Secret is missing.
-    create(&client, &name, spec(&name, 1, 1, serde_json::json!({ "external": { "shards": [{ "secretRef": { "name": "none" } }] } }))).await?;
+    create(
+        &client,
+        &name,
+        spec(&name, 1, 1, serde_json::json!({ "external": { "shards": [{ "secretRef": { "name": "none" } }] } })),
+    )
+    .await?;
     says(&services(&client), &name, "Degraded", "SecretMissing", &["none"]).await?;
     remove(&client, &name).await?;
     until(Duration::from_secs(60), async || {

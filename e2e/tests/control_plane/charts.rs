@@ -56,7 +56,8 @@ async fn wrong_values_are_refused_with_their_name() -> Result<()> {
         ("monitoring.prometheusRules.enabled=true", "prometheusRules"),
         ("logLevel=", "logLevel"),
     ] {
-        let refused = run("helm", &["template", "x", "charts/shardlane", "--kube-version", "1.34.0", "--set", value]).await;
+        let refused =
+            run("helm", &["template", "x", "charts/shardlane", "--kube-version", "1.34.0", "--set", value]).await;
         let refused = refused.err().with_context(|| format!("{value} was taken"))?.to_string();
         ensure!(refused.contains(word), "{value}: {refused}");
     }

@@ -2,6 +2,7 @@
 
 pub mod common;
 pub mod kafka;
+pub mod reference;
 pub mod resources;
 pub mod signup_shard;
 pub mod status;
