@@ -102,7 +102,27 @@ ask_cloudnative_pg() {
 EOF
 }
 
+# Which Kafka services use: Strimzi's where the provider can install it, or where E2E_KAFKA=strimzi says that it is there.
+on_strimzi() { [[ ${E2E_KAFKA:-${PROVIDER_KAFKA:-}} == strimzi ]]; }
+
 install_kafka() {
+  if on_strimzi; then install_strimzi; else install_broker; fi
+}
+
+install_strimzi() {
+  if [[ -n ${STRIMZI_MANIFEST:-} ]]; then
+    # Made for a namespace of its own choice; ours is the services'.
+    curl -fsSL "$STRIMZI_MANIFEST" | sed 's#namespace: myproject#namespace: default#' | kubectl apply --server-side -n default -f -
+    kubectl -n default rollout status deployment/strimzi-cluster-operator --timeout=300s
+    kubectl apply -f "$CLUSTER_DIR/strimzi/kafka.yaml"
+  else
+    kubectl -n default get kafkas.kafka.strimzi.io kafka ||
+      fail "E2E_KAFKA=strimzi, and there is no Kafka 'kafka' in the namespace default: install Strimzi, and apply $CLUSTER_DIR/strimzi/kafka.yaml"
+  fi
+  kubectl -n default wait kafkas.kafka.strimzi.io/kafka --for=condition=Ready --timeout=600s
+}
+
+install_broker() {
   kubectl create namespace kafka --dry-run=client -o yaml | kubectl apply -f -
   kubectl -n kafka get secret kafka-tls || make_kafka_secrets
   sed "s#@KAFKA_IMAGE@#$KAFKA_IMAGE#" "$CLUSTER_DIR/kafka/kafka.yaml" | kubectl apply -f -
@@ -137,7 +157,8 @@ install_sample() {
 sample = json.load(sys.stdin)
 sample["spec"]["worker"] = {"image": sys.argv[1]}
 if sys.argv[2]: sample["spec"]["postgres"]["cloudNativePG"]["imageName"] = sys.argv[2]
-json.dump(sample, sys.stdout)' "docker.io/shardlane/signup:$(image_tag)" "$POSTGRES_IMAGE" | kubectl apply -f -
+if sys.argv[3]: sample["spec"]["kafka"] = {"strimzi": {"cluster": "kafka"}}
+json.dump(sample, sys.stdout)' "docker.io/shardlane/signup:$(image_tag)" "$POSTGRES_IMAGE" "$(on_strimzi && printf yes)" | kubectl apply -f -
   kubectl wait --for=condition=Ready signupshard/demo --timeout=300s
 }
 
