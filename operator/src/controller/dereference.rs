@@ -93,6 +93,11 @@ pub async fn dereference(http: &reqwest::Client, watched: &Watched, names: &Name
     }
 }
 
+/// Whether a Job has done its work.
+pub fn has_succeeded(job: &Job) -> bool {
+    job.status.as_ref().is_some_and(|status| status.succeeded > Some(0))
+}
+
 /// What Strimzi has not made yet.
 fn unready(there: &Objects) -> BTreeMap<String, String> {
     let strimzis = there.iter().filter(|(key, _)| matches!(&*key.kind, "KafkaTopic" | "KafkaUser"));

@@ -11,6 +11,7 @@ use kube::api::{DynamicObject, ObjectMeta, Patch, PatchParams};
 use kube::core::ApiResource;
 use serde_json::json;
 
+use super::dereference::has_succeeded;
 use super::{Context, ReconcileError, apply};
 use crate::api::common::DeletionPolicy;
 use crate::build::kafka::Kafka;
@@ -77,8 +78,7 @@ pub fn step(names: &Names, there: &Objects, deleted: Option<&Time>, now: Timesta
     let late = |since: Option<&Time>| since.is_none_or(|since| now.duration_since(since.0).unsigned_abs() > PATIENCE);
     let retire = there.of::<Job>().remove(&names.retire());
     if let Some(job) = retire {
-        let done = job.status.as_ref().is_some_and(|status| status.succeeded > Some(0));
-        return match (done, late(job.metadata.creation_timestamp.as_ref())) {
+        return match (has_succeeded(&job), late(job.metadata.creation_timestamp.as_ref())) {
             (true, _) => Step::Release { topics_left: false },
             (false, true) => Step::Release { topics_left: true },
             (false, false) => Step::Wait("the topics to be deleted"),

@@ -19,12 +19,17 @@ pub enum Step {
 /// What to do about each of the wanted StatefulSets, by name, given those that are there.
 ///
 /// One that is there already and down may always change, for nothing is lost by it; so may one whose pods stay as they are. Of
-/// those that are up, one at a time changes, and only while all others are up.
-pub fn steps(wanted: &[(String, String)], there: &BTreeMap<String, StatefulSet>) -> BTreeMap<String, Step> {
+/// those that are up, one at a time changes, only while all others are up, and only once the init Job of the change has
+/// succeeded: what breaks there breaks no worker.
+pub fn steps(
+    wanted: &[(String, String)],
+    there: &BTreeMap<String, StatefulSet>,
+    prepared: bool,
+) -> BTreeMap<String, Step> {
     let stale = |name: &str, hash: &str| there.get(name).is_some_and(|set| hash_of(set) != Some(hash));
     let up = |name: &str| there.get(name).is_some_and(is_up);
     // One that is not there yet has never been up: it takes nobody's turn.
-    let mut turn_is_taken = wanted.iter().any(|(name, _)| there.contains_key(name) && !up(name));
+    let mut turn_is_taken = !prepared || wanted.iter().any(|(name, _)| there.contains_key(name) && !up(name));
     let mut step = |name: &str, hash: &str| match stale(name, hash) && up(name) {
         true if std::mem::replace(&mut turn_is_taken, true) => Step::Wait,
         _ => Step::Apply,
@@ -62,10 +67,14 @@ mod tests {
     }
 
     fn applied(there: &[StatefulSet], wanted: &[&str]) -> Vec<usize> {
+        applied_when(true, there, wanted)
+    }
+
+    fn applied_when(prepared: bool, there: &[StatefulSet], wanted: &[&str]) -> Vec<usize> {
         let names: Vec<_> = (0..wanted.len()).map(|n| format!("demo-{n}")).collect();
         let there = names.iter().cloned().zip(there.iter().cloned()).collect();
         let wanted: Vec<_> = names.iter().cloned().zip(wanted.iter().map(|hash| (*hash).to_owned())).collect();
-        let steps = steps(&wanted, &there);
+        let steps = steps(&wanted, &there, prepared);
         (0..names.len()).filter(|n| steps[&names[*n]] == Step::Apply).collect()
     }
 
@@ -84,6 +93,15 @@ mod tests {
         assert_eq!(applied(&[set("b", 0, true), old.clone(), old.clone()], &want), [0]);
         assert_eq!(applied(&[new.clone(), old.clone(), old.clone()], &want), [0, 1]);
         assert_eq!(applied(&[new.clone(), new.clone(), new], &want), [0, 1, 2]);
+    }
+
+    #[test]
+    fn nothing_that_is_up_changes_before_the_init_job_has_succeeded() {
+        let old = set("a", 1, true);
+        assert_eq!(applied_when(false, &[old.clone(), old.clone()], &["b", "b"]), [0usize; 0]);
+        assert_eq!(applied_when(false, &[old.clone(), old], &["a", "a"]), [0, 1]);
+        assert_eq!(applied_when(false, &[], &["a", "a"]), [0, 1], "a new service is made all at once");
+        assert_eq!(applied_when(false, &[set("a", 0, false)], &["b"]), [0]);
     }
 
     #[test]

@@ -1,13 +1,13 @@
 //! What to say of a service: pure, from what was read. The same state always gives the same words.
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use shardlane_config::initial_owner;
 
 use super::complaints::{SLOT_HALTED, complaint};
-use super::dereference::Found;
+use super::dereference::{self, Found};
 use super::validate::Obstacle;
 use crate::api::status::{PartitionStatus, Phase, ServiceStatus};
 use crate::build::names::{Component, Names};
@@ -86,7 +86,10 @@ fn conditions(
     let progressing = waiting.as_ref().filter(|obstacle| obstacle.passes);
     let halted = complaint.as_ref().filter(|complaint| complaint.reason == SLOT_HALTED);
     let broken = waiting.as_ref().filter(|obstacle| !obstacle.passes).or(halted);
-    let degraded = broken.or(facts.unfulfilled.as_ref()).or(complaint.as_ref());
+    // Workers that wait for their turn wait for the Job first.
+    let held = facts.rolling.as_ref().map(|worker| unprepared(facts).unwrap_or_else(|| next_in_turn(worker)));
+    let stuck = held.as_ref().filter(|held| !held.passes);
+    let degraded = broken.or(stuck).or(facts.unfulfilled.as_ref()).or(complaint.as_ref());
     let condition = |type_: &str, status: bool, (reason, message): (&str, &str)| {
         let status = if status { "True" } else { "False" };
         let before = last.and_then(|last| last.conditions.iter().find(|c| c.type_ == type_ && c.status == status));
@@ -101,12 +104,7 @@ fn conditions(
     };
     let why = |obstacle: &Obstacle| (obstacle.reason, obstacle.message.clone());
     let ready = waiting.as_ref().map_or(("AllPartitionsReady", String::new()), why);
-    let rolling = facts.rolling.as_ref().map(|worker| Obstacle {
-        reason: "Rolling",
-        message: format!("workers are changed one after another; {worker} is next when all others are ready"),
-        passes: true,
-    });
-    let moving = progressing.or(rolling.as_ref()).map_or(("Settled", String::new()), why);
+    let moving = progressing.or(held.as_ref()).map_or(("Settled", String::new()), why);
     let worse = degraded.map_or(("AsExpected", String::new()), why);
     let paused = match facts.paused {
         true => ("SpecPaused", "spec.paused is true: the operator leaves everything as it is"),
@@ -114,10 +112,15 @@ fn conditions(
     };
     vec![
         condition("Ready", waiting.is_none(), (ready.0, &ready.1)),
-        condition("Progressing", progressing.is_some() || rolling.is_some(), (moving.0, &moving.1)),
+        condition("Progressing", progressing.is_some() || held.is_some(), (moving.0, &moving.1)),
         condition("Degraded", degraded.is_some(), (worse.0, &worse.1)),
         condition("Paused", facts.paused, paused),
     ]
+}
+
+fn next_in_turn(worker: &str) -> Obstacle {
+    let message = format!("workers are changed one after another; {worker} is next when all others are ready");
+    Obstacle { reason: "Rolling", message, passes: true }
 }
 
 /// The last status, of a resource that is being deleted.
@@ -166,19 +169,10 @@ pub fn unreadable(generation: Option<i64>, message: &str) -> serde_json::Value {
 /// What runs, but not as it should.
 fn waiting(facts: &Facts<'_>, partitions: &[PartitionStatus]) -> Option<Obstacle> {
     let obstacle = |reason, message, passes| Some(Obstacle { reason, message, passes });
-    let prepared = facts.init_job.and_then(|name| facts.found.jobs.get(name)).and_then(|job| job.status.as_ref());
     // A service that runs is not held up by a Job that only looks whether anything is missing.
     let running = !partitions.is_empty() && partitions.iter().all(|partition| partition.ready);
-    if !running && prepared.and_then(|status| status.succeeded).unwrap_or(0) == 0 {
-        let of_init = |pod: &Pod| Component::Init.is_of(pod.labels());
-        let says = facts.found.pods.iter().filter(|pod| of_init(pod));
-        // One that runs has outlived whatever it said before it last failed.
-        let says = says.filter_map(|pod| facts.found.statuses.get(&pod.name_any())?.waiting_for.clone()).next();
-        return match (says, last_words(facts, of_init)) {
-            (Some(says), _) => obstacle("InitWaiting", format!("the init Job waits for what fails: {says}"), false),
-            (None, Some(error)) => obstacle("InitFailed", format!("the init Job says: {error}"), false),
-            (None, None) => obstacle("Preparing", "the init Job makes topics, tables and slots".to_owned(), true),
-        };
+    if let Some(unprepared) = unprepared(facts).filter(|_| !running) {
+        return Some(unprepared);
     }
     if let Some(down) = partitions.iter().find(|partition| !partition.ready) {
         return Some(not_ready(facts, down));
@@ -191,6 +185,24 @@ fn waiting(facts: &Facts<'_>, partitions: &[PartitionStatus]) -> Option<Obstacle
     None
 }
 
+/// What the present init Job has not done yet, if it has not succeeded.
+fn unprepared(facts: &Facts<'_>) -> Option<Obstacle> {
+    let obstacle = |reason, message, passes| Some(Obstacle { reason, message, passes });
+    if facts.init_job.and_then(|name| facts.found.jobs.get(name)).is_some_and(dereference::has_succeeded) {
+        return None;
+    }
+    let of_init = |pod: &Pod| Component::Init.is_of(pod.labels());
+    let says = facts.found.pods.iter().filter(|pod| of_init(pod));
+    // One that runs has outlived whatever it said before it last failed.
+    let says = says.filter_map(|pod| facts.found.statuses.get(&pod.name_any())?.waiting_for.clone()).next();
+    match (says, words(facts, of_init)) {
+        (Some(says), _) => obstacle("InitWaiting", format!("the init Job waits for what fails: {says}"), false),
+        (None, Some(Words::Unstarted(why))) => obstacle("InitFailed", format!("the init Job {why}"), false),
+        (None, Some(Words::Last(error))) => obstacle("InitFailed", format!("the init Job says: {error}"), false),
+        (None, None) => obstacle("Preparing", "the init Job makes topics, tables and slots".to_owned(), true),
+    }
+}
+
 /// A worker that is not ready, in its own words if it has any.
 fn not_ready(facts: &Facts<'_>, down: &PartitionStatus) -> Obstacle {
     let obstacle = |message, passes| Obstacle { reason: "WorkerNotReady", message, passes };
@@ -199,8 +211,9 @@ fn not_ready(facts: &Facts<'_>, down: &PartitionStatus) -> Obstacle {
     if let Some(reason) = facts.found.statuses.get(worker).and_then(|status| status.waiting_for.as_ref()) {
         return obstacle(format!("the worker {worker} waits: {reason}"), true);
     }
-    match last_words(facts, |pod| pod.name_any() == *worker) {
-        Some(words) => {
+    match words(facts, |pod| pod.name_any() == *worker) {
+        Some(Words::Unstarted(why)) => obstacle(format!("the worker {worker} {why}"), false),
+        Some(Words::Last(words)) => {
             let message = format!("the worker {worker} is not ready, and said: {words}; its log says more");
             obstacle(message, false)
         }
@@ -208,25 +221,59 @@ fn not_ready(facts: &Facts<'_>, down: &PartitionStatus) -> Obstacle {
     }
 }
 
-/// What a container of these pods said when it last failed, if it has not come back since.
-fn last_words(facts: &Facts<'_>, these: impl Fn(&Pod) -> bool) -> Option<String> {
-    facts.found.pods.iter().filter(|pod| these(pod)).filter_map(words_of).next()
+/// Why a pod does not work.
+enum Words {
+    /// It has never begun, and what Kubernetes says of that.
+    Unstarted(String),
+    /// What it said when it last failed.
+    Last(String),
 }
 
-fn words_of(pod: &Pod) -> Option<String> {
+/// Why the first of these pods that does not work does not.
+fn words(facts: &Facts<'_>, these: impl Fn(&Pod) -> bool) -> Option<Words> {
+    facts.found.pods.iter().filter(|pod| these(pod)).find_map(words_of)
+}
+
+fn words_of(pod: &Pod) -> Option<Words> {
     let status = pod.status.as_ref()?;
-    let containers = status.init_container_statuses.iter().chain(&status.container_statuses).flatten();
-    containers
-        // A container without probes counts as ready while it runs, however often it has failed.
-        .filter(|container| !container.ready || container.restart_count > 0)
-        .filter_map(|container| {
-            let states = [container.state.as_ref(), container.last_state.as_ref()];
-            states.into_iter().flatten().find_map(|state| {
-                let ended = state.terminated.as_ref().filter(|ended| ended.exit_code != 0)?;
-                Some(summary(ended.message.as_deref().unwrap_or_default()))
-            })
-        })
-        .find(|words| !words.is_empty())
+    let unscheduled = status.conditions.iter().flatten().find(|c| c.type_ == "PodScheduled" && c.status == "False");
+    if let Some(unscheduled) = unscheduled {
+        let why = unscheduled.message.as_deref().unwrap_or_default();
+        return Some(Words::Unstarted(format!("has no node to run on: {why}")));
+    }
+    let containers = || status.init_container_statuses.iter().chain(&status.container_statuses).flatten();
+    containers()
+        .find_map(never_begun)
+        .map(Words::Unstarted)
+        .or_else(|| containers().find_map(last_words).map(Words::Last))
+}
+
+/// What keeps a container from its beginning. The kubelet tries again; its own words change with each try.
+fn never_begun(container: &ContainerStatus) -> Option<String> {
+    let waiting = container.state.as_ref()?.waiting.as_ref()?;
+    match waiting.reason.as_deref()? {
+        "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull" => {
+            Some(format!("cannot start: its image {} cannot be pulled", container.image))
+        }
+        "CreateContainerConfigError" | "CreateContainerError" => {
+            Some(format!("cannot start: {}", waiting.message.as_deref().unwrap_or_default()))
+        }
+        _ => None,
+    }
+}
+
+/// What a container said when it last failed, if it has not come back since.
+fn last_words(container: &ContainerStatus) -> Option<String> {
+    // A container without probes counts as ready while it runs, however often it has failed.
+    if container.ready && container.restart_count == 0 {
+        return None;
+    }
+    let states = [container.state.as_ref(), container.last_state.as_ref()];
+    let words = states.into_iter().flatten().find_map(|state| {
+        let ended = state.terminated.as_ref().filter(|ended| ended.exit_code != 0)?;
+        Some(summary(ended.message.as_deref().unwrap_or_default()))
+    });
+    words.filter(|words| !words.is_empty())
 }
 
 /// The message of the last log line, which is JSON, or the line itself.

@@ -131,7 +131,7 @@ async fn make<K: ServiceKind>(
         shard.version = found.secrets.get(&shard.secret).map(|secret| secret.version(&["uri"]));
     }
     // An init Job of this service has succeeded at some time: from now on, an empty shard is a lost one.
-    identity.placed |= found.jobs.values().any(|job| job.status.as_ref().is_some_and(|s| s.succeeded > Some(0)));
+    identity.placed |= found.jobs.values().any(dereference::has_succeeded);
     let obstacle = reached.err().or_else(|| validate::shards(&shards, &found).err());
     let obstacle = obstacle.or_else(|| validate::secrets(&found, of_kafka.iter().chain(&token)).err());
     let obstacle = obstacle.or_else(|| validate::strimzi(&found));
@@ -175,17 +175,18 @@ async fn write<K: ServiceKind>(
         farewell::bind::<K>(context, plan.service.meta(), bound).await?;
     }
     wanted.extend(build::processes(plan)?);
-    let (now, waits) = in_turn(wanted.clone(), &turn.found);
-    apply(client, watched, names, &now).await?;
-    delete_orphans(client, &context.types, names, there, &wanted).await?;
     let job = wanted.iter().find(|object| object.resource.kind == "Job");
     turn.init_job = job.and_then(|job| job.object.metadata.name.clone());
+    let job = turn.init_job.as_ref().and_then(|name| turn.found.jobs.get(name));
+    let (now, waits) = in_turn(wanted.clone(), &turn.found, job.is_some_and(dereference::has_succeeded));
+    apply(client, watched, names, &now).await?;
+    delete_orphans(client, &context.types, names, there, &wanted).await?;
     turn.waits = waits;
     Ok(())
 }
 
 /// What may be applied now, and the first worker that has to wait.
-fn in_turn(wanted: Vec<Object>, found: &Found) -> (Vec<Object>, Option<String>) {
+fn in_turn(wanted: Vec<Object>, found: &Found, prepared: bool) -> (Vec<Object>, Option<String>) {
     let workers: Vec<_> = wanted
         .iter()
         .filter(|object| object.resource.kind == "StatefulSet")
@@ -194,7 +195,7 @@ fn in_turn(wanted: Vec<Object>, found: &Found) -> (Vec<Object>, Option<String>) 
             Some((metadata.name.clone()?, metadata.annotations.as_ref()?.get(TEMPLATE)?.clone()))
         })
         .collect();
-    let steps: BTreeMap<String, Step> = rollout::steps(&workers, &found.workers);
+    let steps: BTreeMap<String, Step> = rollout::steps(&workers, &found.workers, prepared);
     let waits = |object: &Object| {
         let name = object.object.metadata.name.as_ref().filter(|_| object.resource.kind == "StatefulSet");
         name.is_some_and(|name| steps.get(name) == Some(&Step::Wait))

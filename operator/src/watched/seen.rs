@@ -99,5 +99,11 @@ fn status(whole: &Value) -> Value {
     }
     let fields = ["phase", "podIP", "containerStatuses", "initContainerStatuses"];
     let kept = |field: &str| Some((field.to_owned(), whole.get(field)?.clone()));
-    Value::Object(fields.into_iter().filter_map(kept).collect())
+    let mut status: serde_json::Map<_, _> = fields.into_iter().filter_map(kept).collect();
+    // Why it has no node.
+    let mut conditions = whole.get("conditions").and_then(Value::as_array).into_iter().flatten();
+    if let Some(scheduled) = conditions.find(|condition| condition["type"] == "PodScheduled") {
+        status.insert("conditions".to_owned(), json!([scheduled]));
+    }
+    Value::Object(status)
 }
