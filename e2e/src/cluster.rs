@@ -168,6 +168,15 @@ impl ClusterService {
         .await
     }
 
+    /// Waits until the operator has seen its spec as it is and there is nothing to wait for.
+    pub async fn settled(&self, patience: Duration) -> Result<()> {
+        until(patience, async || {
+            let now = services(&self.client).get(&self.name).await?;
+            if crate::told::is_settled(&now) { Ok(()) } else { bail!("{} is not settled: {:?}", self.name, now.status) }
+        })
+        .await
+    }
+
     /// Deletes the service and its databases.
     pub async fn remove(self) -> Result<()> {
         remove(&self.client, &self.name).await

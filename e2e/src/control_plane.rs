@@ -12,7 +12,6 @@ use kube::api::{ObjectMeta, PostParams};
 use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 use shardlane_operator::api::signup_shard::SignupShard;
-use shardlane_operator::api::status::ServiceStatus;
 use tokio::process::{Child, Command};
 use tokio::sync::OnceCell;
 
@@ -214,19 +213,12 @@ impl Operator {
     }
 }
 
-/// Whether a service is as its spec wants it, seen by the operator as it is now.
-pub fn is_settled(service: &SignupShard) -> bool {
-    let status = service.status.as_ref();
-    let current = status.is_some_and(|status| status.observed_generation == service.metadata.generation);
-    current && status.is_some_and(ServiceStatus::is_settled)
-}
-
 /// Waits until these services are settled.
 pub async fn settled(place: &Place, names: &[&str]) -> Result<()> {
     until(PATIENCE, async || {
         for name in names {
             let service = place.services().get(name).await?;
-            ensure!(is_settled(&service), "{} is not settled: {:?}", service.name_any(), service.status);
+            ensure!(told::is_settled(&service), "{} is not settled: {:?}", service.name_any(), service.status);
         }
         Ok(())
     })

@@ -20,6 +20,13 @@ pub fn condition<'a>(status: &'a ServiceStatus, type_: &str) -> Option<&'a Condi
     status.conditions.iter().find(|condition| condition.type_ == type_)
 }
 
+/// Whether a service is as its spec wants it, seen by the operator as it is now.
+pub fn is_settled(service: &SignupShard) -> bool {
+    let status = service.status.as_ref();
+    let current = status.is_some_and(|status| status.observed_generation == service.metadata.generation);
+    current && status.is_some_and(ServiceStatus::is_settled)
+}
+
 /// Waits until a condition has a reason, and its message these words; the message.
 pub async fn says(
     services: &Api<SignupShard>,

@@ -141,14 +141,7 @@ async fn an_operator_that_restarts_or_is_upgraded_restarts_nobody() -> Result<()
         let ours = all.iter().filter(|pod| matches!(&*of(pod), "worker" | "gateway"));
         Ok::<_, anyhow::Error>(ours.map(|pod| (pod.name_any(), pod.uid())).collect::<BTreeSet<_>>())
     };
-    let settled = async || {
-        until(Duration::from_secs(120), async || {
-            let now = services(&client).get(&name).await?;
-            ensure!(shardlane_e2e::control_plane::is_settled(&now), "{:?}", now.status);
-            Ok(())
-        })
-        .await
-    };
+    let settled = async || service.settled(Duration::from_secs(120)).await;
     settled().await?;
     let before = running().await?;
     same("workers and gateway", before.len(), 3)?;
@@ -217,12 +210,7 @@ async fn an_idle_operator_writes_nothing_but_its_lease() -> Result<()> {
     let client = Client::try_default().await?;
     let name = unique("idle");
     let service = ClusterService::start(&client, &name, spec(&name, 2, 4, cloud_native_pg(1)?)).await?;
-    until(Duration::from_secs(60), async || {
-        let now = services(&client).get(&name).await?;
-        ensure!(shardlane_e2e::control_plane::is_settled(&now), "{:?}", now.status);
-        Ok(())
-    })
-    .await?;
+    service.settled(Duration::from_secs(60)).await?;
     let writes = async || {
         let log = shardlane_e2e::cluster::on_node(&["cat", &audit]).await?;
         let events = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());

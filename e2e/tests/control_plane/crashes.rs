@@ -84,7 +84,7 @@ async fn a_service_becomes_the_same_wherever_the_operator_dies() -> Result<()> {
             place.create(&name, external_spec(&name)).await?;
             let done = async || {
                 let service = place.services().get(&name).await?;
-                Ok(shardlane_e2e::control_plane::is_settled(&service))
+                Ok(shardlane_e2e::told::is_settled(&service))
             };
             let killed = dies(&place, at, when, done).await?;
             let operator = place.operator("one").await?;

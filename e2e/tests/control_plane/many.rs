@@ -8,8 +8,9 @@ use futures::{StreamExt, TryStreamExt, stream};
 use kube::ResourceExt;
 use kube::api::ListParams;
 use serde_json::Value;
-use shardlane_e2e::control_plane::{DATABASE, Place, external_spec, is_settled};
+use shardlane_e2e::control_plane::{DATABASE, Place, external_spec};
 use shardlane_e2e::stand_in::StandIn;
+use shardlane_e2e::told::is_settled;
 use shardlane_e2e::{setting, until};
 
 /// How many. `SHARDLANE_TEST_SERVICES` sets another number.

@@ -55,9 +55,7 @@ pub struct Plan<'a, K> {
 impl<K: ServiceKind> Plan<'_, K> {
     /// All topics.
     pub fn topics(&self) -> Vec<ServiceTopic> {
-        let mut topics = self.service.topics();
-        topics.push(topics::slots(&self.names.service));
-        topics
+        topics::all(self.service, &self.names.service)
     }
 
     /// Changes when what a part reads at its start does, so that its pods are made anew.

@@ -4,6 +4,7 @@ use shardlane_config::{TopicConfig, roles};
 
 use super::names::Component;
 use crate::api::kafka::KafkaSpec;
+use crate::kind::ServiceKind;
 
 /// Largest batch in a dead-letter topic, in bytes: an input of the broker's default limit of 1 MiB, with its headers.
 const DEAD_LETTER_BYTES: u32 = 4 << 20;
@@ -54,8 +55,15 @@ pub struct Topic {
     pub name: String,
 }
 
+/// All topics of a service with this name.
+pub fn all<K: ServiceKind>(service: &K, name: &str) -> Vec<ServiceTopic> {
+    let mut topics = service.topics();
+    topics.push(slots(name));
+    topics
+}
+
 /// Topics of one service, as they are claimed.
-pub fn claimed(namespace: &str, kafka: &KafkaSpec, service: &str, topics: &[ServiceTopic]) -> Vec<Topic> {
+pub fn claimed(namespace: &str, kafka: &KafkaSpec, topics: &[ServiceTopic]) -> Vec<Topic> {
     let kafka = match (&kafka.strimzi, &kafka.external) {
         (Some(strimzi), _) => format!("{namespace}/{}", strimzi.cluster),
         (None, Some(external)) => {
@@ -65,9 +73,7 @@ pub fn claimed(namespace: &str, kafka: &KafkaSpec, service: &str, topics: &[Serv
         }
         (None, None) => String::new(),
     };
-    let own = slots(service);
-    let topics = topics.iter().chain([&own]);
-    topics.map(|topic| Topic { kafka: kafka.clone(), name: topic.config.name.clone() }).collect()
+    topics.iter().map(|topic| Topic { kafka: kafka.clone(), name: topic.config.name.clone() }).collect()
 }
 
 /// A topic whose partitions are the slots.

@@ -186,7 +186,7 @@ fn note<K: ServiceKind>(context: &Context, told: &Told<DeserializeGuard<K>>) {
     match told {
         Told::InitApply(guarded) | Told::Apply(guarded) => {
             let (Some(key), Ok(service)) = (key_of::<K>(guarded.meta()), &guarded.0) else { return };
-            let topics = topics::claimed(&key.namespace, &service.service().kafka, &key.name, &service.topics());
+            let topics = topics::claimed(&key.namespace, &service.service().kafka, &topics::all(service, &key.name));
             let since = guarded.meta().creation_timestamp.as_ref().map(|time| time.0);
             context.claims.note(key, since, guarded.meta().uid.as_deref().unwrap_or_default(), topics);
         }
@@ -249,7 +249,8 @@ async fn leave<K: ServiceKind>(context: &Context, guarded: &DeserializeGuard<K>)
     match farewell::part(context, service, &names).await? {
         Step::Release { topics_left } => {
             if topics_left {
-                let topics: Vec<_> = service.topics().into_iter().map(|topic| topic.config.name).collect();
+                let topics: Vec<_> =
+                    topics::all(service, &names.service).into_iter().map(|topic| topic.config.name).collect();
                 let note =
                     format!("Kafka did not delete these topics in time, and they may be left: {}", topics.join(", "));
                 publish(context, &service.object_ref(&()), true, "TopicsLeft".to_owned(), &note).await?;
