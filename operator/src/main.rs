@@ -5,7 +5,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
+// A thousand services in memory are many small pieces, which come and go.
 use kube::Client;
+use shardlane_allocator as _;
 use shardlane_operator::api::signup_shard::SignupShard;
 use shardlane_operator::api::{crds, reference};
 use shardlane_operator::controller::{self, Context};

@@ -66,6 +66,35 @@ async fn a_missing_secret_or_key_is_named_and_enough_to_repair() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_paused_service_is_left_as_it_is_and_mended_when_it_is_resumed() -> Result<()> {
+    let place = Place::make("paused").await?;
+    place.secret("database", &DATABASE).await?;
+    let _operator = place.operator("one").await?;
+    let _stand_in = StandIn::start(&place.client, &place.name);
+    place.create("demo", external_spec("paused")).await?;
+    settled(&place, &["demo"]).await?;
+    let change = async |spec: Value| {
+        let changed = Patch::Merge(json!({ "spec": spec }));
+        let now = place.services().patch("demo", &PatchParams::default(), &changed).await?;
+        until(Duration::from_secs(30), async || {
+            let seen = place.services().get("demo").await?.status.and_then(|status| status.observed_generation);
+            same("generation that was seen", seen, now.metadata.generation)
+        })
+        .await
+    };
+    change(json!({ "paused": true })).await?;
+    place.says("demo", "Paused", "SpecPaused").await?;
+    let gateways = api(&place, "apps", "v1", "Deployment");
+    gateways.delete("demo-gateway", &DeleteParams::default()).await?;
+    change(json!({ "gateway": { "replicas": 2 } })).await?;
+    ensure!(gateways.get_opt("demo-gateway").await?.is_none(), "a gateway was made while the service was paused");
+    place.says("demo", "Ready", "GatewayNotReady").await?;
+    change(json!({ "paused": false })).await?;
+    settled(&place, &["demo"]).await?;
+    same("gateways", gateways.get("demo-gateway").await?.data["spec"]["replicas"].clone(), json!(2))
+}
+
+#[tokio::test]
 async fn of_two_services_that_want_a_topic_the_elder_has_it() -> Result<()> {
     let place = Place::make("claims").await?;
     place.secret("database", &DATABASE).await?;
@@ -230,6 +259,8 @@ async fn strimzi(place: &Place) -> Result<()> {
     };
     ensure!(may(&worker, "strimzi_topics.request", "Read") && !may(&worker, "strimzi_topics.request", "Write"));
     ensure!(may(&worker, "strimzi_topics.response", "Write"));
+    let gateway = users.get("events-gateway").await?;
+    ensure!(may(&gateway, "strimzi_topics.request", "Write") && may(&gateway, "events-", "Read"));
     let ready = json!({ "status": { "conditions": [{ "type": "Ready", "status": "True" }] } });
     for topic in found {
         topics.patch_status(&topic.name_any(), &PatchParams::default(), &Patch::Merge(&ready)).await?;

@@ -214,10 +214,8 @@ fn kafka_user(names: &Names, strimzi: &StrimziKafka, part: Component, topics: Op
         let allowed = topics.iter().map(|topic| (&topic.config.name, topic.flow.operations(part)));
         let allowed = allowed.filter(|(_, operations)| !operations.is_empty());
         let mut acls: Vec<_> = allowed.map(|(name, operations)| rule("topic", name, "literal", operations)).collect();
-        if part != Component::Init {
-            // Progress shown to Kafka's own tools, and the groups of stateless loops.
-            acls.push(rule("group", &format!("{}-", names.service), "prefix", &["Describe", "Read"]));
-        }
+        // Progress shown to Kafka's own tools, and the groups of whoever follows a topic.
+        acls.push(rule("group", &format!("{}-", names.service), "prefix", &["Describe", "Read"]));
         spec["authorization"] = json!({ "type": "simple", "acls": acls });
     }
     object("KafkaUser", strimzi, names.meta(names.kafka_user(part), names.labels(part)), spec)

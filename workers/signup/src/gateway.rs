@@ -54,7 +54,7 @@ pub async fn run(
     let settings: SignupSettings = config.settings()?;
     let config = Arc::new(config);
     let health = Health::starting(Arc::new(Metrics::new()?), &["replies", "slots"]);
-    let replies = Replies::follow(&config.kafka, config.topic(RESPONSE)?, &health, |value| {
+    let replies = Replies::follow(&config, config.topic(RESPONSE)?, &health, |value| {
         let response: SignupResponse<'_> = serde_json::from_slice(value).ok()?;
         Some((response.request_id.into_owned(), response.success))
     })?;

@@ -20,7 +20,7 @@ pub use problem::{Problem, json_body};
 pub use reads::{Answer, Reads, shard_error};
 pub use replies::{Replies, Waiting};
 pub use slots::SlotMap;
-pub use tail::{Start, tail};
+pub use tail::{Follower, Start, tail};
 
 use crate::health::Health;
 use crate::intake::Keyspace;

@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use rdkafka::error::KafkaResult;
-use shardlane_config::{KafkaConfig, TopicConfig};
+use shardlane_config::{ServiceConfig, TopicConfig};
 use tokio::sync::oneshot;
 
-use crate::gateway::tail::{Start, tail};
+use crate::gateway::tail::{Follower, Start, tail};
 use crate::health::Health;
 
 /// Key and request id.
@@ -30,14 +30,15 @@ pub struct Waiting<T> {
 impl<T: Clone + Send + 'static> Replies<T> {
     /// Follows a topic from now on; `read` takes the id and the outcome from a value.
     pub fn follow(
-        kafka: &KafkaConfig,
+        config: &ServiceConfig,
         topic: &TopicConfig,
         health: &Health,
         read: impl Fn(&[u8]) -> Option<(String, T)> + Send + 'static,
     ) -> KafkaResult<Self> {
         let replies = Self { waiting: Arc::default() };
         let told = replies.clone();
-        tail(kafka, topic, Start::End, (health, "replies"), move |record| {
+        let follower = Follower { kafka: &config.kafka, name: &config.name, part: "replies", health };
+        tail(follower, topic, Start::End, move |record| {
             let Some((key, value)) = record.key.zip(record.value) else { return };
             if let Some((request_id, outcome)) = read(value) {
                 told.tell((key.to_vec(), request_id), &outcome);

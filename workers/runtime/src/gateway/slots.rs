@@ -6,7 +6,7 @@ use std::sync::{Arc, RwLock};
 use shardlane_config::{ServiceConfig, roles};
 
 use crate::gateway::GatewayError;
-use crate::gateway::tail::{Start, tail};
+use crate::gateway::tail::{Follower, Start, tail};
 use crate::health::Health;
 use crate::hint::Hint;
 
@@ -21,16 +21,13 @@ impl SlotMap {
     pub fn follow(config: &ServiceConfig, health: &Health) -> Result<Self, GatewayError> {
         let map = Self::default();
         let learn = map.clone();
-        tail(
-            &config.kafka,
-            config.topic(roles::SLOTS)?,
-            Start::Beginning,
-            (health, "slots"),
-            move |record| match record.value.map(serde_json::from_slice::<Hint>) {
+        let follower = Follower { kafka: &config.kafka, name: &config.name, part: "slots", health };
+        tail(follower, config.topic(roles::SLOTS)?, Start::Beginning, move |record| {
+            match record.value.map(serde_json::from_slice::<Hint>) {
                 Some(Ok(hint)) => learn.learn(hint),
                 _ => tracing::warn!(offset = record.offset, "a record of the slots topic was not understood"),
-            },
-        )?;
+            }
+        })?;
         Ok(map)
     }
 

@@ -23,17 +23,31 @@ pub enum Start {
     End,
 }
 
-/// Follows a topic until the process ends. `part` of `health` is ready once the start is reached.
+/// Who follows a topic.
+#[derive(Clone, Copy, Debug)]
+pub struct Follower<'a> {
+    /// Where the topic is.
+    pub kafka: &'a KafkaConfig,
+    /// The service. A consumer without a group gives no records in Rust, so there is one for each part, whose name begins with
+    /// this, as a service's rights do.
+    pub name: &'a str,
+    /// What is ready once the start is reached.
+    pub part: &'static str,
+    /// Where that is said.
+    pub health: &'a Health,
+}
+
+/// Follows a topic until the process ends.
 ///
 /// A record may come twice, after trouble; readers keep what they must only know once by its version.
 pub fn tail(
-    config: &KafkaConfig,
+    follower: Follower<'_>,
     topic: &TopicConfig,
     start: Start,
-    (health, part): (&Health, &'static str),
     mut on_record: impl FnMut(&Record<'_>) + Send + 'static,
 ) -> KafkaResult<()> {
-    let mut config = kafka::consumer(config, &format!("{}-{part}", topic.name));
+    let Follower { kafka, name, part, health } = follower;
+    let mut config = kafka::consumer(kafka, &format!("{name}-{part}"));
     // What is gone from a topic that is only followed need not be found again.
     config.set("auto.offset.reset", if start == Start::Beginning { "earliest" } else { "latest" });
     // Whether a client can be made at all is known at once.

@@ -10,7 +10,7 @@ use clap::{Parser, ValueEnum};
 use rdkafka::consumer::BaseConsumer;
 use rdkafka::error::KafkaError;
 use shardlane_runtime::config::{KafkaConfig, Partitioner, TopicConfig};
-use shardlane_runtime::gateway::{Start, tail};
+use shardlane_runtime::gateway::{Follower, Start, tail};
 use shardlane_runtime::health::Health;
 use shardlane_runtime::intake::Keyspace;
 use shardlane_runtime::metrics::Metrics;
@@ -131,7 +131,8 @@ async fn show_outcomes(
 ) -> Result<(), Failure> {
     let metrics = Metrics::new().map_err(|error| Failure::Other(error.into()))?;
     let health = Health::starting(Arc::new(metrics), &["outcomes"]);
-    tail(kafka, topic, Start::End, (&health, "outcomes"), move |record| {
+    let follower = Follower { kafka, name: "signup-ctl", part: "outcomes", health: &health };
+    tail(follower, topic, Start::End, move |record| {
         let Some(Ok(response)) = record.value.map(serde_json::from_slice::<SignupResponse<'_>>) else { return };
         // An outcome may be published more than once; a person is told once.
         if asked.lock().is_ok_and(|mut asked| asked.remove(&*response.request_id)) {
