@@ -36,7 +36,7 @@ pub fn on_strimzi() -> bool {
 /// Where the broker's pod is, and its labels.
 pub fn broker() -> (&'static str, [(&'static str, &'static str); 2]) {
     if on_strimzi() {
-        (NAMESPACE, [("strimzi.io/cluster", "kafka"), ("strimzi.io/kind", "Kafka")])
+        (NAMESPACE, [("strimzi.io/cluster", "kafka"), ("strimzi.io/name", "kafka-kafka")])
     } else {
         ("kafka", [("app.kubernetes.io/name", "kafka"), ("app.kubernetes.io/component", "broker")])
     }

@@ -100,7 +100,9 @@ fn policy(
 fn kafka<K: ServiceKind>(plan: &Plan<'_, K>) -> NetworkPolicyEgressRule {
     match &plan.service.service().kafka.strimzi {
         Some(strimzi) => {
-            let labels = [("strimzi.io/cluster", &*strimzi.cluster), ("strimzi.io/kind", "Kafka")];
+            // Brokers alone; other pods of the Kafka have its other labels too.
+            let name = format!("{}-kafka", strimzi.cluster);
+            let labels = [("strimzi.io/cluster", &*strimzi.cluster), ("strimzi.io/name", &name)];
             let brokers = labels.map(|(key, value)| (key.to_owned(), value.to_owned()));
             to(vec![pods(brokers.into())], &[])
         }
