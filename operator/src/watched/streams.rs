@@ -1,6 +1,7 @@
 //! The watches themselves, one task for each type and namespace.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::StreamExt;
 use kube::api::DynamicObject;
@@ -51,6 +52,9 @@ impl Streams {
     }
 }
 
+/// How often it is looked whether a type has come: an operator of others may be installed at any time.
+const UNKNOWN: Duration = Duration::from_secs(10);
+
 async fn follow(api: Api<DynamicObject>, watch: Watch, watched: Arc<Watched>) {
     let ours = watcher::Config::default().labels(&names::ours());
     let mut events = start(api, ours).default_backoff().boxed();
@@ -60,6 +64,8 @@ async fn follow(api: Api<DynamicObject>, watch: Watch, watched: Arc<Watched>) {
             Err(error) if is_unknown(&error) => {
                 tracing::debug!(kind = watch.kind, "the API server does not know this type");
                 watched.is_unknown(&watch);
+                // Each attempt begins well, so the stream's own waits never grow.
+                tokio::time::sleep(UNKNOWN).await;
             }
             Err(error) => tracing::warn!(kind = watch.kind, %error, "watching again"),
         }
