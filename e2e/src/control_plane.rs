@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{Namespace, Secret, ServiceAccount};
-use kube::api::{ObjectMeta, PostParams};
+use kube::api::{DeleteParams, ObjectMeta, PostParams};
 use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 use shardlane_operator::api::signup_shard::SignupShard;
@@ -139,6 +139,13 @@ impl Place {
         };
         let secrets: Api<Secret> = Api::namespaced(self.client.clone(), &self.name);
         secrets.create(&PostParams::default(), &secret).await?;
+        Ok(())
+    }
+
+    /// Removes a Secret.
+    pub async fn remove_secret(&self, name: &str) -> Result<()> {
+        let secrets: Api<Secret> = Api::namespaced(self.client.clone(), &self.name);
+        secrets.delete(name, &DeleteParams::default()).await?;
         Ok(())
     }
 

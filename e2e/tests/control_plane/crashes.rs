@@ -162,6 +162,11 @@ async fn a_policy_that_changes_binds_and_frees_the_resource() -> Result<()> {
     place.create("demo", external_spec("policy")).await?;
     settled(&place, &["demo"]).await?;
     for (policy, bound) in [("Delete", true), ("Retain", false)] {
+        if !bound {
+            // Also while something stands in the way of everything else.
+            place.remove_secret("database").await?;
+            place.says("demo", "Degraded", "SecretMissing").await?;
+        }
         let patch = json!({ "spec": { "deletionPolicy": policy } });
         place.services().patch("demo", &PatchParams::default(), &Patch::Merge(&patch)).await?;
         until(Duration::from_secs(30), async || {

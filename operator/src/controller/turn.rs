@@ -163,16 +163,16 @@ async fn write<K: ServiceKind>(
     turn: &mut Turn,
 ) -> Result<(), ReconcileError> {
     let (client, watched, names) = (&context.client, &context.watched, &plan.names);
+    // Bound before the first topic is made, and freed whatever stands in the way.
+    let bound = farewell::is_needed(plan.service);
+    if bound != farewell::is_bound(plan.service.meta()) && (turn.obstacle.is_none() || !bound) {
+        farewell::bind::<K>(context, plan.service.meta(), bound).await?;
+    }
     let mut wanted = build::foundation(plan)?;
     if turn.obstacle.is_some() {
         // What the API server does not know cannot be applied.
         wanted.retain(|object| watched.knows(&object.resource.kind, &names.namespace));
         return apply(client, watched, names, &wanted).await;
-    }
-    let bound = farewell::is_needed(plan.service);
-    if bound != farewell::is_bound(plan.service.meta()) {
-        // Before the first topic is made.
-        farewell::bind::<K>(context, plan.service.meta(), bound).await?;
     }
     wanted.extend(build::processes(plan)?);
     let job = wanted.iter().find(|object| object.resource.kind == "Job");
