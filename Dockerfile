@@ -17,3 +17,7 @@ ENTRYPOINT ["mover"]
 FROM base AS signup
 COPY signup signup-ctl /usr/local/bin/
 ENTRYPOINT ["signup"]
+
+FROM base AS wallet
+COPY wallet /usr/local/bin/
+ENTRYPOINT ["wallet"]

@@ -46,6 +46,14 @@ pub enum Failure {
         /// What it should be.
         wanted: &'static str,
     },
+    /// A service's gateway refused, or is not there.
+    #[error("the gateway of {name} says {problem}; kubectl shardlane status {name} shows how it is")]
+    Gateway {
+        /// The service, as it was given.
+        name: String,
+        /// In its own words.
+        problem: String,
+    },
     /// A request could not be made.
     #[error("cannot ask for {0}")]
     Request(#[from] http::Error),

@@ -1,10 +1,13 @@
 //! `kubectl shardlane`: what services do, and what one says to them.
 
 mod access;
+mod audit;
+mod gateway;
 mod report;
 mod signup;
 mod status;
 mod table;
+mod transfer;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -65,6 +68,21 @@ enum Command {
         #[arg(required = true)]
         usernames: Vec<String>,
     },
+    /// Whether a wallet's money is conserved: deposited, on accounts and in transit, by currency.
+    Audit {
+        /// The WalletPartition.
+        name: String,
+        /// For scripts: the gateway's answer as it is.
+        #[arg(short, long)]
+        output: Option<Output>,
+    },
+    /// Transfers money between two accounts of a wallet, and says what became of it.
+    Transfer {
+        /// The WalletPartition.
+        name: String,
+        #[command(flatten)]
+        wanted: transfer::Wanted,
+    },
     /// Writes down all that somebody who helps would ask for. Secrets are left out.
     Report {
         /// The service.
@@ -98,6 +116,8 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Pause { name } => status::pause(&access, &name, true).await,
         Command::Resume { name } => status::pause(&access, &name, false).await,
         Command::Signup { name, usernames } => signup::sign_up(&access, &name, &usernames).await,
+        Command::Audit { name, output } => audit::show(&access, &name, output.is_some()).await,
+        Command::Transfer { name, wanted } => transfer::make(&access, &name, &wanted).await,
         Command::Report { name, file } => report::write(&access, &name, file.as_deref()).await,
     }
 }

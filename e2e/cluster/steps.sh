@@ -60,26 +60,29 @@ cluster_up() {
   stage "operator" install_operator
 }
 
-# What `up` shows besides: a service, and that it works.
+# What `up` shows besides: a service of each kind, and that they work.
 cluster_demo() {
-  stage "sample: 3 partitions" install_sample
+  stage "samples: demo and bank" install_samples
   say
-  show_sign_ups
+  through_gateway demo show_sign_ups
+  say
+  through_gateway bank show_transfers
   say
   say "Everything is up after $(elapsed $((SECONDS - STARTED))). Go on with:"
   say "  export KUBECONFIG=$KUBECONFIG PATH=$STATE/bin:\$PATH"
-  say "  kubectl get signupshards,pods"
+  say "  kubectl get shardlane,pods"
   say "  kubectl port-forward service/demo-gateway 8080:80 &"
   say "  curl -i localhost:8080/api/v1/signups -d '{\"username\": \"yours\"}'"
+  say "  $STATE/programs/kubectl-shardlane transfer bank --from Alice --to Bob --amount 0.50"
   say "  make test        # everything, on this cluster"
   say "  make down        # and nothing is left"
 }
 
-PROGRAMS=(shardlane-operator mover signup signup-ctl kubectl-shardlane)
-IMAGES=(operator mover signup)
+PROGRAMS=(shardlane-operator mover signup signup-ctl wallet kubectl-shardlane)
+IMAGES=(operator mover signup wallet)
 
 build_programs() {
-  provider_programs -p shardlane-operator -p shardlane-mover -p shardlane-signup -p kubectl-shardlane
+  provider_programs -p shardlane-operator -p shardlane-mover -p shardlane-signup -p shardlane-wallet -p kubectl-shardlane
   mkdir -p "$STATE/programs"
   local name
   for name in "${PROGRAMS[@]}"; do cp "$PROGRAMS_FROM/$name" "$STATE/programs/"; done
@@ -150,39 +153,87 @@ install_operator() {
     --set images.tag="$(image_tag)"
 }
 
-install_sample() {
-  # The workers run what was just built, and the shards the image that is at hand.
-  kubectl create --dry-run=client -o json -f docs/samples/signupshard.yaml |
+install_samples() {
+  apply_sample signupshard signup
+  apply_sample walletpartition wallet
+  kubectl wait --for=condition=Ready signupshard/demo walletpartition/bank --timeout=300s
+}
+
+# apply_sample KIND IMAGE: the kind's sample, whose workers run what was just built, and whose shards the image that is at hand.
+apply_sample() {
+  kubectl create --dry-run=client -o json -f "docs/samples/$1.yaml" |
     python3 -c 'import json, sys
 sample = json.load(sys.stdin)
 sample["spec"]["worker"] = {"image": sys.argv[1]}
 if sys.argv[2]: sample["spec"]["postgres"]["cloudNativePG"]["imageName"] = sys.argv[2]
 if sys.argv[3]: sample["spec"]["kafka"] = {"strimzi": {"cluster": "kafka"}}
-json.dump(sample, sys.stdout)' "docker.io/shardlane/signup:$(image_tag)" "$POSTGRES_IMAGE" "$(on_strimzi && printf yes)" | kubectl apply -f -
-  kubectl wait --for=condition=Ready signupshard/demo --timeout=300s
+json.dump(sample, sys.stdout)' "docker.io/shardlane/$2:$(image_tag)" "$POSTGRES_IMAGE" "$(on_strimzi && printf yes)" | kubectl apply -f -
 }
 
-show_sign_ups() {
-  local log="$LOGS/port-forward.log" pid port name code
-  kubectl port-forward service/demo-gateway :80 >"$log" 2>&1 </dev/null &
+# through_gateway SERVICE COMMAND...: runs a function that asks the service's gateway.
+through_gateway() {
+  local log="$LOGS/port-forward-$1.log" pid
+  kubectl port-forward "service/$1-gateway" :80 >"$log" 2>&1 </dev/null &
   pid=$!
+  shift
   # shellcheck disable=SC2064
   trap "kill $pid 2>/dev/null" EXIT
   until_true 20 "the gateway's port" grep -q 'Forwarding from 127' "$log"
-  port=$(sed -nE 's/.*127\.0\.0\.1:([0-9]+) .*/\1/p' "$log" | head -n 1)
-  say "Signing up through the gateway (POST /api/v1/signups):"
-  for name in ada grace barbara ada; do
-    code=$(curl -sS -o "$STATE/answer" -w '%{http_code}' -d "{\"username\": \"$name\"}" "http://127.0.0.1:$port/api/v1/signups")
-    case $code in
-      201) say "  $name: 201, the name is yours" ;;
-      409) say "  $name: 409, the name is taken" ;;
-      *) say "  $name: $code $(cat "$STATE/answer")" ;;
-    esac
-  done
+  GATEWAY=http://127.0.0.1:$(sed -nE 's/.*127\.0\.0\.1:([0-9]+) .*/\1/p' "$log" | head -n 1)
+  "$@"
   kill "$pid"
   trap - EXIT
+}
+
+# ask PATH [BODY]: of the gateway, by POST if there is a body. Its status is in CODE, and the rest in a file.
+ask() { CODE=$(curl -sS -o "$STATE/answer" -w '%{http_code}' ${2:+-d "$2"} "$GATEWAY$1"); }
+
+# answered FIELD: what the gateway last said of it.
+answered() { python3 -c 'import json, sys; print(json.load(sys.stdin).get(sys.argv[1]))' "$1" <"$STATE/answer"; }
+
+show_sign_ups() {
+  local name
+  say "Signing up through the gateway (POST /api/v1/signups):"
+  for name in ada grace barbara ada; do
+    ask /api/v1/signups "{\"username\": \"$name\"}"
+    case $CODE in
+      201) say "  $name: 201, the name is yours" ;;
+      409) say "  $name: 409, the name is taken" ;;
+      *) say "  $name: $CODE $(cat "$STATE/answer")" ;;
+    esac
+  done
+  show_partitions signupshard/demo
+}
+
+show_transfers() {
+  local id
+  id="demo-$(date +%s)"
+  say "Paying through the gateway (POST /api/v1/deposits, POST /api/v1/transfers):"
+  ask /api/v1/deposits "{\"account\": \"Alice\", \"amount\": \"10.00\", \"request_id\": \"$id-deposit\"}"
+  said "Alice is given 10.00" 201
+  ask /api/v1/transfers "{\"from\": \"Alice\", \"to\": \"Bob\", \"amount\": \"0.50\", \"request_id\": \"$id\"}"
+  said "Alice sends 0.50 to Bob" 201
+  until_true 20 "the end of the transfer $id" is_decided "$id"
+  say "  the transfer is $(answered state)"
+  ask /api/v1/accounts/Alice
+  say "  Alice has $(answered balance)"
+  ask /api/v1/accounts/Bob
+  say "  Bob has $(answered balance)"
+  until_true 60 "an audit" has_audit
+  say "  the audit holds: $(answered holds)"
+  show_partitions walletpartition/bank
+}
+
+# said WHAT CODE: what came of it, with the gateway's own words if they are not what is expected.
+said() { if [[ $CODE == "$2" ]]; then say "  $1: $CODE"; else say "  $1: $CODE $(cat "$STATE/answer")"; fi; }
+
+is_decided() { ask "/api/v1/transfers/$1?from=Alice" && [[ $CODE == 200 && $(answered state) != pending ]]; }
+
+has_audit() { ask /api/v1/audit && [[ $CODE == 200 && $(answered audit) != None ]]; }
+
+show_partitions() {
   say "Where they are:"
-  kubectl get signupshard demo -o go-template='{{range .status.partitions}}{{printf "  partition %d  worker %s  shard %s  slots %s\n" .partition .worker .shard .slots}}{{end}}'
+  kubectl get "$1" -o go-template='{{range .status.partitions}}{{printf "  partition %d  worker %s  shard %s  slots %s\n" .partition .worker .shard .slots}}{{end}}'
 }
 
 cluster_down() { load_provider; provider_down; say "The cluster is gone."; }
@@ -192,6 +243,6 @@ cluster_status() {
   provider_status
   provider_running || { say "The API server does not answer. 'make up' brings everything up."; return 1; }
   kubectl get nodes
-  kubectl get signupshards -A
+  kubectl get shardlane -A
   kubectl get pods -A
 }

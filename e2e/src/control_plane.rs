@@ -108,6 +108,7 @@ impl Place {
             .env("POD_NAME", holder)
             .env("SHARDLANE_LEASE", self.chart_name())
             .env("SHARDLANE_SIGNUP_IMAGE", "example/signup:1")
+            .env("SHARDLANE_WALLET_IMAGE", "example/wallet:1")
             .env("SHARDLANE_MOVER_IMAGE", "example/mover:1")
             .env("SHARDLANE_METRICS_PORT", port.to_string())
             .stdin(Stdio::null())
@@ -166,8 +167,9 @@ async fn install_crds() -> Result<()> {
     let install = async || {
         let arguments = ["install", "shardlane-crds", "charts/shardlane-crds", "--namespace", "kube-system"];
         run("helm", &arguments).await?;
-        run("kubectl", &["wait", "--for=condition=Established", "crd/signupshards.shardlane.dev", "--timeout=30s"])
-            .await?;
+        let crds = ["crd/signupshards.shardlane.dev", "crd/walletpartitions.shardlane.dev"];
+        let wait = ["wait", "--for=condition=Established", "--timeout=30s"];
+        run("kubectl", &[&wait[..], &crds].concat()).await?;
         Ok(())
     };
     DONE.get_or_try_init(install).await.copied()

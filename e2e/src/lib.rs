@@ -21,6 +21,7 @@ pub mod stand_in;
 #[cfg(feature = "operator")]
 pub mod told;
 pub mod topic;
+pub mod transfers;
 
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicU16, Ordering};

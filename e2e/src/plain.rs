@@ -15,6 +15,8 @@ use crate::{free_ports, setting, until};
 pub struct PlainService {
     /// What its processes read.
     pub config: ServiceConfig,
+    /// The program of its workers and gateways.
+    program: &'static str,
     folder: PathBuf,
     partitions: u32,
     worker_ports: u16,
@@ -72,12 +74,17 @@ impl std::str::FromStr for Point {
 
 impl PlainService {
     /// Makes a service. Its files are kept in the folder until the next run: a run that failed is explained by its logs.
-    pub async fn configured(folder: PathBuf, mut config: ServiceConfig, partitions: u32) -> Result<Self> {
+    pub async fn configured(
+        folder: PathBuf,
+        program: &'static str,
+        mut config: ServiceConfig,
+        partitions: u32,
+    ) -> Result<Self> {
         let _ = std::fs::remove_dir_all(&folder);
         // Ports that differ in their last digit stand for the pods' names.
         let worker_ports = free_ports()?;
         config.worker_url = format!("http://127.0.0.1:{}{{partition}}", worker_ports / 10);
-        let service = Self { config, folder, partitions, worker_ports };
+        let service = Self { config, program, folder, partitions, worker_ports };
         service.write_files().await?;
         service.init().await?;
         Ok(service)
@@ -125,7 +132,7 @@ impl PlainService {
     /// Runs `mover init`, as its Job would.
     pub async fn init(&self) -> Result<()> {
         let schema = self.folder.join("schema.json");
-        run("signup", &["schema", "--format=json", &format!("--output={}", schema.display())]).await?;
+        run(self.program, &["schema", "--format=json", &format!("--output={}", schema.display())]).await?;
         let argument = |name: &str, value: &str| format!("--{name}={value}");
         let arguments = [
             "init".to_owned(),
@@ -183,8 +190,15 @@ impl PlainService {
         self.start("gateway", free_ports()?, variables)
     }
 
+    /// Starts a stateless loop as this member of its group, and waits for it.
+    pub async fn stateless(&self, command: &str, instance: &str) -> Result<Process> {
+        let process = self.start(command, free_ports()?, &[("SHARDLANE_INSTANCE", instance.to_owned())])?;
+        process.ready().await?;
+        Ok(process)
+    }
+
     fn start(&self, command: &str, port: u16, variables: &[(&str, String)]) -> Result<Process> {
-        let mut program = Command::new(program("signup")?);
+        let mut program = Command::new(program(self.program)?);
         let probes = free_ports()?;
         program
             .arg(command)
@@ -216,11 +230,11 @@ impl PlainService {
         self.spawn(dying, "dying", (port, probes), &variables)
     }
 
-    /// Runs the sign-up program's `resume` for a slot of a partition, as a person would in the worker's container.
+    /// Runs the program's `resume` for a slot of a partition, as a person would in the worker's container.
     pub async fn resume(&self, partition: u32, slot: u32) -> Result<()> {
         let config = format!("--config={}", self.config_file().display());
         let shard = format!("--postgres-uri={}", self.uri(partition)?);
-        run("signup", &["resume", &config, &shard, &format!("--slot={slot}")]).await
+        run(self.program, &["resume", &config, &shard, &format!("--slot={slot}")]).await
     }
 
     /// Starts a program with its ports, for users and for probes.

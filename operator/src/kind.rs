@@ -6,9 +6,21 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::api::common::ServiceSpec;
+use crate::api::resources::Resources;
 use crate::api::status::ServiceStatus;
 use crate::build::topics::ServiceTopic;
 use crate::images::Images;
+
+/// A loop without a shard, as a kind has it: consumers that share a topic, of which each keeps its place by its name.
+#[derive(Clone, Copy, Debug)]
+pub struct StatelessLoop<'a> {
+    /// Its name, which is the subcommand of the kind's program too.
+    pub name: &'static str,
+    /// How many.
+    pub replicas: u32,
+    /// Requests and limits.
+    pub resources: Option<&'a Resources>,
+}
 
 /// A kind of service, as its custom resource.
 pub trait ServiceKind:
@@ -36,11 +48,21 @@ pub trait ServiceKind:
     /// What its workers and gateways read besides, as the workers' crate has it.
     fn settings(&self) -> serde_yaml::Result<serde_yaml::Value>;
 
+    /// Which of these its data depends on, so that they never change; all, unless a kind says otherwise.
+    fn fixed_settings(&self) -> serde_yaml::Result<serde_yaml::Value> {
+        self.settings()
+    }
+
+    /// The loop without a shard that it has besides its workers; none, unless a kind says otherwise.
+    fn stateless(&self) -> Option<StatelessLoop<'_>> {
+        None
+    }
+
     /// What of the spec its data depends on besides the number of slots, as a text to compare.
     fn fixed(&self) -> serde_yaml::Result<String> {
         let said = |topic: ServiceTopic| format!("{}={}", topic.config.role, topic.config.name);
         let topics: Vec<_> = self.topics().into_iter().map(said).collect();
-        let settings = serde_yaml::to_string(&self.settings()?)?;
+        let settings = serde_yaml::to_string(&self.fixed_settings()?)?;
         let partitioner = self.service().partitioner;
         Ok(format!("partitioner={partitioner:?}\n{}\n{}", topics.join("\n"), settings.trim()))
     }

@@ -9,6 +9,7 @@ use clap::{Parser, Subcommand};
 use kube::Client;
 use shardlane_allocator as _;
 use shardlane_operator::api::signup_shard::SignupShard;
+use shardlane_operator::api::wallet_partition::WalletPartition;
 use shardlane_operator::api::{crds, reference};
 use shardlane_operator::controller::{self, Context};
 use shardlane_operator::images::Images;
@@ -110,7 +111,10 @@ async fn run(images: Images, place: Place) -> Result<(), Failure> {
     let lease = Lease { namespace: lease_namespace, name: lease, holder };
     let work = async || {
         let _watches = context.watch(&scope);
-        controller::run::<SignupShard>(Arc::clone(&context), &scope).await;
+        tokio::join!(
+            controller::run::<SignupShard>(Arc::clone(&context), &scope),
+            controller::run::<WalletPartition>(Arc::clone(&context), &scope),
+        );
     };
     tokio::select! {
         served = telemetry.serve(metrics_port) => Ok(served?),

@@ -45,7 +45,7 @@ impl Stage {
     /// A service with a database of its own. Its requests lie in a topic of its own too, or in the one that is given.
     pub async fn service(&self, name: &str, requests: Option<&str>) -> Result<PlainService> {
         let folder = self.folder().join(name);
-        PlainService::configured(folder, self.config(name, requests)?, 1)
+        PlainService::configured(folder, "signup", self.config(name, requests)?, 1)
             .await
             .with_context(|| format!("service {name}"))
     }

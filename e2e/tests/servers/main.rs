@@ -12,6 +12,7 @@ mod retention;
 mod secure;
 mod stateless;
 mod users;
+mod wallet;
 
 use serde_json::{Value, json};
 

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use shardlane_e2e::plain::PlainService;
 use shardlane_e2e::signups::{check_shards, requests, send_all, told_the_same};
 use shardlane_e2e::{setting, until};
+use shardlane_operator::api::signup_shard::SignupShard;
 use shardlane_runtime::config::{KafkaConfig, SaslConfig, TlsConfig};
 
 use crate::spec;
@@ -34,7 +35,8 @@ fn secure(name: &str, password: &str) -> Result<KafkaConfig> {
 
 #[tokio::test]
 async fn a_service_works_over_tls_with_a_password() -> Result<()> {
-    let service = PlainService::prepare_on("secure", spec("secure", 2, 4), secure("good", "hunter2")?).await?;
+    let service =
+        PlainService::prepare_on::<SignupShard>("secure", spec("secure", 2, 4), secure("good", "hunter2")?).await?;
     let workers = service.workers().await?;
     let gateway = service.gateway(&[]).await?;
     let all = requests("secure", 400, 500);
@@ -50,7 +52,8 @@ async fn a_service_works_over_tls_with_a_password() -> Result<()> {
 
 #[tokio::test]
 async fn a_wrong_password_and_an_unknown_authority_are_said_to_be_so() -> Result<()> {
-    let mut service = PlainService::prepare_on("wrong", spec("wrong", 1, 1), secure("right", "hunter2")?).await?;
+    let mut service =
+        PlainService::prepare_on::<SignupShard>("wrong", spec("wrong", 1, 1), secure("right", "hunter2")?).await?;
     let unknown = KafkaConfig { tls: Some(TlsConfig::default()), ..service.config.kafka.clone() };
     for (kafka, word) in [(secure("wrong", "hunter3")?, "uthentication"), (unknown, "certificate")] {
         service.config.kafka = kafka;

@@ -10,9 +10,19 @@ use shardlane_config::Partitioner;
 use super::kafka::KafkaSpec;
 use super::resources::Resources;
 
-/// The part of a spec that every kind has.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+/// The part of a spec that every kind has. Its rules become the spec's own.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("self.partitions <= self.maxPartitions")
+        .message("partitions is at most maxPartitions, which never changes; make a new service to go higher"),
+    validation = Rule::new("self.maxPartitions == oldSelf.maxPartitions")
+        .message("maxPartitions never changes: a key's Kafka partition depends on it"),
+    validation = Rule::new("self.partitioner == oldSelf.partitioner")
+        .message("partitioner never changes: a key's Kafka partition depends on it"),
+    validation = Rule::new("!has(self.postgres.external) || size(self.postgres.external.shards) >= self.partitions")
+        .message("postgres.external.shards needs a Secret for each partition"),
+)]
 pub struct ServiceSpec {
     /// Number of partitions: pairs of one worker and its Postgres shard.
     #[schemars(range(min = 1, max = 1024))]

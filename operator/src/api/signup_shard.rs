@@ -5,6 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::common::ServiceSpec;
+use super::rules;
 use super::status::ServiceStatus;
 
 /// Usernames, unique across shards: requests in, responses out.
@@ -30,25 +31,14 @@ use super::status::ServiceStatus;
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.ready"),
     printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
-    validation = Rule::new("size(self.metadata.name) <= 40")
-        .message("the name may have at most 40 characters: the names of pods and shards begin with it"),
-    validation = Rule::new("self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')")
-        .message("the name begins with a letter and has only lower-case letters, digits and hyphens: Services are named after it"),
+    validation = rules::short_name(),
+    validation = rules::plain_name(),
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("self.partitions <= self.maxPartitions")
-        .message("partitions is at most maxPartitions, which never changes; make a new service to go higher"),
-    validation = Rule::new("self.maxPartitions == oldSelf.maxPartitions")
-        .message("maxPartitions never changes: a key's Kafka partition depends on it"),
-    validation = Rule::new("self.partitioner == oldSelf.partitioner")
-        .message("partitioner never changes: a key's Kafka partition depends on it"),
     validation = Rule::new("self.usernames.canonicalForm == oldSelf.usernames.canonicalForm")
         .message("usernames.canonicalForm never changes: which names are one depends on it"),
-    validation = Rule::new("self.topics == oldSelf.topics")
-        .message("topics never change: where each slot stands is an offset in them; make a new service to use others"),
-    validation = Rule::new("!has(self.postgres.external) || size(self.postgres.external.shards) >= self.partitions")
-        .message("postgres.external.shards needs a Secret for each partition"),
+    validation = rules::same_topics(),
 )]
 pub struct SignupShardSpec {
     /// What every kind has.

@@ -46,7 +46,7 @@ pub fn config_map<K: ServiceKind>(plan: &Plan<'_, K>) -> Result<ConfigMap, Build
     let metadata = plan.names.meta(plan.names.config(), plan.names.labels(Component::Config));
     let mut data = BTreeMap::from([(FILE.to_owned(), text(plan)?)]);
     if plan.kafka.user == Some(User::OfEachPart) {
-        data.extend(kafka::PARTS.map(|part| (kafka::user_key(part), plan.names.kafka_user(part))));
+        data.extend(kafka::parts(plan.service).map(|part| (kafka::user_key(part), plan.names.kafka_user(part))));
     }
     if plan.identity.placed {
         // Read by the mover; not in the hash, for nothing that runs need know it.

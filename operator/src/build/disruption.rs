@@ -7,11 +7,12 @@ use super::Plan;
 use super::names::{Component, Names};
 use crate::kind::ServiceKind;
 
-/// One worker at a time, and one gateway. One alone may go too: a budget that lets nothing go would hold up a node for ever.
-pub fn budgets<K: ServiceKind>(plan: &Plan<'_, K>) -> [PodDisruptionBudget; 2] {
+/// One of each part at a time. One alone may go too: a budget that lets nothing go would hold up a node for ever.
+pub fn budgets<K: ServiceKind>(plan: &Plan<'_, K>) -> Vec<PodDisruptionBudget> {
     let names = &plan.names;
-    [(names.workers(), Component::Worker), (names.gateway(), Component::Gateway)]
-        .map(|(name, part)| budget(names, name, part))
+    let stateless = plan.service.stateless().map(|each| (names.stateless(each.name), Component::Stateless));
+    let parts = [(names.workers(), Component::Worker), (names.gateway(), Component::Gateway)];
+    parts.into_iter().chain(stateless).map(|(name, part)| budget(names, name, part)).collect()
 }
 
 fn budget(names: &Names, name: String, part: Component) -> PodDisruptionBudget {

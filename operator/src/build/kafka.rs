@@ -7,6 +7,7 @@ use shardlane_config::{KafkaConfig, SaslConfig, TlsConfig};
 
 use super::names::{Component, Names};
 use crate::api::kafka::{ExternalKafka, KafkaTls};
+use crate::kind::ServiceKind;
 
 /// Where certificates and credentials are mounted.
 pub const FOLDER: &str = "/etc/shardlane-kafka";
@@ -44,8 +45,11 @@ pub enum User {
     OfEachPart,
 }
 
-/// The parts that speak to Kafka.
-pub const PARTS: [Component; 3] = [Component::Worker, Component::Gateway, Component::Init];
+/// The parts of a service that speak to Kafka.
+pub fn parts<K: ServiceKind>(service: &K) -> impl Iterator<Item = Component> + use<K> {
+    let stateless = service.stateless().map(|_| Component::Stateless);
+    [Component::Worker, Component::Gateway, Component::Init].into_iter().chain(stateless)
+}
 
 impl Kafka {
     /// One that somebody else runs.

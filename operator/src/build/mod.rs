@@ -11,6 +11,7 @@ mod network;
 mod pods;
 pub mod retire;
 pub mod shards;
+mod stateless;
 pub mod strimzi;
 pub mod topics;
 mod workers;
@@ -125,7 +126,8 @@ pub fn foundation<K: ServiceKind>(plan: &Plan<'_, K>) -> Result<Vec<Object>, Bui
     Ok(objects)
 }
 
-/// What runs on it: the init Job, workers and gateways. To be applied once the shards can be reached.
+/// What runs on it: the init Job, workers, gateways, and a loop without a shard if there is one. To be applied once the
+/// shards can be reached.
 pub fn processes<K: ServiceKind>(plan: &Plan<'_, K>) -> Result<Vec<Object>, BuildError> {
     let mut objects = vec![Object::new(&init::job(plan)?)?, Object::new(&workers::service(plan))?];
     for shard in &plan.shards {
@@ -139,5 +141,8 @@ pub fn processes<K: ServiceKind>(plan: &Plan<'_, K>) -> Result<Vec<Object>, Buil
     }
     objects.push(Object::new(&gateway::service(plan))?);
     objects.push(Object::new(&gateway::deployment(plan)?)?);
+    if let Some(each) = plan.service.stateless() {
+        objects.push(Object::new(&stateless::stateful_set(plan, each)?)?);
+    }
     Ok(objects)
 }

@@ -31,6 +31,8 @@ pub enum Component {
     Worker,
     /// A gateway.
     Gateway,
+    /// A loop without a shard.
+    Stateless,
     /// The init Job.
     Init,
     /// The Job that deletes topics.
@@ -52,6 +54,7 @@ impl Component {
         match self {
             Self::Worker => "worker",
             Self::Gateway => "gateway",
+            Self::Stateless => "stateless",
             Self::Init => "init",
             Self::Retire => "retire",
             Self::Shard => "shard",
@@ -112,6 +115,16 @@ impl Names {
     /// `<service>-workers`: gives pods of workers their names in DNS.
     pub fn workers(&self) -> String {
         format!("{}-workers", self.service)
+    }
+
+    /// `<service>-<loop>`: a loop without a shard.
+    pub fn stateless(&self, name: &str) -> String {
+        format!("{}-{name}", self.service)
+    }
+
+    /// `<service>-<loop>-<number>`.
+    pub fn stateless_pod(&self, name: &str, number: u32) -> String {
+        format!("{}-{number}", self.stateless(name))
     }
 
     /// `<service>-retire`: the Job that deletes topics.

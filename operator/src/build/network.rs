@@ -31,6 +31,7 @@ pub fn policies<K: ServiceKind>(plan: &Plan<'_, K>) -> Vec<NetworkPolicy> {
     }
     let names = &plan.names;
     let mut policies = vec![gateway(plan), init(plan)];
+    policies.extend(plan.service.stateless().map(|each| stateless(plan, each.name)));
     policies.extend(plan.shards.iter().map(|shard| worker(plan, shard)));
     policies.extend(plan.shards.iter().filter_map(|shard| database(names, shard)));
     policies
@@ -50,6 +51,13 @@ fn worker<K: ServiceKind>(plan: &Plan<'_, K>, shard: &ShardSource) -> NetworkPol
     let egress = vec![dns(), kafka(plan), postgres(std::slice::from_ref(shard))];
     let (name, selector) = (names.worker(shard.partition), of_partition(names, shard.partition));
     policy(names, name, Component::Worker, selector, ingress, Some(egress))
+}
+
+fn stateless<K: ServiceKind>(plan: &Plan<'_, K>, name: &str) -> NetworkPolicy {
+    let names = &plan.names;
+    let (ingress, egress) = (vec![from_anywhere(&[METRICS])], vec![dns(), kafka(plan)]);
+    let selector = names.selector(Component::Stateless);
+    policy(names, names.stateless(name), Component::Stateless, selector, ingress, Some(egress))
 }
 
 fn init<K: ServiceKind>(plan: &Plan<'_, K>) -> NetworkPolicy {

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
     Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction,
-    PodSecurityContext, PodSpec, PodTemplateSpec, Probe, ResourceRequirements, SeccompProfile, SecretKeySelector,
-    SecurityContext, ServicePort, TopologySpreadConstraint, Volume, VolumeMount,
+    ObjectFieldSelector, PodSecurityContext, PodSpec, PodTemplateSpec, Probe, ResourceRequirements, SeccompProfile,
+    SecretKeySelector, SecurityContext, ServicePort, TopologySpreadConstraint, Volume, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -51,8 +51,13 @@ pub fn container(name: &str, image: &str, command: Vec<String>) -> Container {
 
 /// A container that serves: HTTP, metrics, probes.
 pub fn server(name: &str, image: &str, command: Vec<String>) -> Container {
+    Container { ports: Some(vec![port("http", HTTP), metrics_port()]), ..probed(name, image, command) }
+}
+
+/// A container that serves metrics and probes alone.
+pub fn probed(name: &str, image: &str, command: Vec<String>) -> Container {
     Container {
-        ports: Some(vec![port("http", HTTP), metrics_port()]),
+        ports: Some(vec![metrics_port()]),
         liveness_probe: Some(Probe { failure_threshold: Some(6), ..probe("/healthz") }),
         readiness_probe: Some(Probe { period_seconds: Some(2), ..probe("/readyz") }),
         ..container(name, image, command)
@@ -80,11 +85,17 @@ fn probe(path: &str) -> Probe {
 /// An environment variable from a Secret.
 pub fn secret_env(name: &str, secret: &str, key: &str) -> EnvVar {
     let selector = SecretKeySelector { name: secret.to_owned(), key: key.to_owned(), ..SecretKeySelector::default() };
-    EnvVar {
-        name: name.to_owned(),
-        value_from: Some(EnvVarSource { secret_key_ref: Some(selector), ..EnvVarSource::default() }),
-        ..EnvVar::default()
-    }
+    env_from(name, EnvVarSource { secret_key_ref: Some(selector), ..EnvVarSource::default() })
+}
+
+/// An environment variable with the pod's name.
+pub fn pod_name_env(name: &str) -> EnvVar {
+    let field = ObjectFieldSelector { field_path: "metadata.name".to_owned(), ..ObjectFieldSelector::default() };
+    env_from(name, EnvVarSource { field_ref: Some(field), ..EnvVarSource::default() })
+}
+
+fn env_from(name: &str, source: EnvVarSource) -> EnvVar {
+    EnvVar { name: name.to_owned(), value_from: Some(source), ..EnvVar::default() }
 }
 
 /// An environment variable.

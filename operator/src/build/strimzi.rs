@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::config::short_hash;
-use super::kafka::{Kafka, PARTS, User};
+use super::kafka::{self, Kafka, User};
 use super::names::{Component, Names};
 use super::topics::ServiceTopic;
 use super::{Object, Plan};
@@ -178,7 +178,8 @@ pub fn objects<K: ServiceKind>(plan: &Plan<'_, K>, strimzi: &StrimziKafka, acls:
     let topics: Vec<_> = plan.topics();
     let mut objects: Vec<_> = topics.iter().map(|topic| kafka_topic(plan, strimzi, topic)).collect();
     if plan.kafka.user == Some(User::OfEachPart) {
-        objects.extend(PARTS.map(|part| kafka_user(&plan.names, strimzi, part, acls.then_some(&topics))));
+        let user = |part| kafka_user(&plan.names, strimzi, part, acls.then_some(&topics));
+        objects.extend(kafka::parts(plan.service).map(user));
     }
     objects
 }
@@ -207,13 +208,13 @@ fn kafka_topic<K: ServiceKind>(plan: &Plan<'_, K>, strimzi: &StrimziKafka, topic
 fn kafka_user(names: &Names, strimzi: &StrimziKafka, part: Component, topics: Option<&Vec<ServiceTopic>>) -> Object {
     let mut spec = json!({ "authentication": { "type": SCRAM } });
     if let Some(topics) = topics {
-        let rule = |kind: &str, name: &str, pattern: &str, operations: &[&str]| {
+        let rule = |kind: &str, name: &str, pattern: &str, operations: &[&'static str]| {
             let resource = json!({ "type": kind, "name": name, "patternType": pattern });
             json!({ "resource": resource, "operations": operations })
         };
         let allowed = topics.iter().map(|topic| (&topic.config.name, topic.flow.operations(part)));
         let allowed = allowed.filter(|(_, operations)| !operations.is_empty());
-        let mut acls: Vec<_> = allowed.map(|(name, operations)| rule("topic", name, "literal", operations)).collect();
+        let mut acls: Vec<_> = allowed.map(|(name, operations)| rule("topic", name, "literal", &operations)).collect();
         // Progress shown to Kafka's own tools, and the groups of whoever follows a topic.
         acls.push(rule("group", &format!("{}-", names.service), "prefix", &["Describe", "Read"]));
         spec["authorization"] = json!({ "type": "simple", "acls": acls });

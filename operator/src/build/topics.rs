@@ -18,31 +18,41 @@ pub struct ServiceTopic {
     pub flow: Flow,
 }
 
-/// Which way records go.
+/// Which way records go: from which parts of the service to which. Others may write and read too; that is theirs to
+/// arrange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Flow {
-    /// From gateways, and whoever else has a request, to workers.
-    In,
-    /// From workers to gateways, and whoever else wants to know.
-    Out,
-    /// From workers to a person.
-    DeadLetters,
-    /// From whoever places slots to all others.
-    Slots,
+pub struct Flow {
+    /// The parts that write them.
+    pub writers: &'static [Component],
+    /// The parts that read them.
+    pub readers: &'static [Component],
 }
 
 impl Flow {
+    /// From gateways, and whoever else has a request, to workers.
+    pub const IN: Self = Self { writers: &[Component::Gateway], readers: &[Component::Worker] };
+    /// From workers to gateways, and whoever else wants to know.
+    pub const OUT: Self = Self { writers: &[Component::Worker], readers: &[Component::Gateway] };
+    /// From whoever places slots, who looks at what is placed already, to gateways.
+    const SLOTS: Self = Self { writers: &[Component::Init], readers: &[Component::Init, Component::Gateway] };
+
+    /// From those who read a topic, and cannot take a record of it, to a person.
+    fn dead_letters_of(source: Self) -> Self {
+        Self { writers: source.readers, readers: &[] }
+    }
+
     /// What a part must be allowed to do, as Kafka calls it.
-    pub fn operations(self, part: Component) -> &'static [&'static str] {
-        match (self, part) {
-            (Self::In, Component::Worker) | (Self::Out | Self::Slots, Component::Gateway) => &["Describe", "Read"],
-            (Self::In, Component::Gateway) | (Self::Out | Self::DeadLetters, Component::Worker) => {
-                &["Describe", "Write"]
-            }
-            (Self::Slots, Component::Init) => &["Describe", "DescribeConfigs", "Read", "Write"],
-            (_, Component::Init) => &["Describe", "DescribeConfigs"],
-            _ => &[],
-        }
+    pub fn operations(self, part: Component) -> Vec<&'static str> {
+        let (reads, writes) = (self.readers.contains(&part), self.writers.contains(&part));
+        // The init Job makes topics, and compares those that are there.
+        let prepares = part == Component::Init;
+        let all = [
+            ("Describe", reads || writes || prepares),
+            ("DescribeConfigs", prepares),
+            ("Read", reads),
+            ("Write", writes),
+        ];
+        all.into_iter().filter(|(_, needed)| *needed).map(|(operation, _)| operation).collect()
     }
 }
 
@@ -91,6 +101,7 @@ pub fn keyed(role: &str, name: &str, slots: u32, flow: Flow) -> ServiceTopic {
 
 /// Where the records go that cannot be taken from a topic.
 pub fn dead_letters(source: &ServiceTopic) -> ServiceTopic {
+    let flow = Flow::dead_letters_of(source.flow);
     let source = &source.config;
     let config = TopicConfig {
         role: roles::dead_letter(&source.role),
@@ -99,7 +110,7 @@ pub fn dead_letters(source: &ServiceTopic) -> ServiceTopic {
         max_message_bytes: Some(DEAD_LETTER_BYTES),
         ..source.clone()
     };
-    ServiceTopic { config, flow: Flow::DeadLetters }
+    ServiceTopic { config, flow }
 }
 
 /// Which partition owns which slot, for gateways and people.
@@ -112,5 +123,5 @@ pub fn slots(service: &str) -> ServiceTopic {
         retention_ms: None,
         max_message_bytes: None,
     };
-    ServiceTopic { config, flow: Flow::Slots }
+    ServiceTopic { config, flow: Flow::SLOTS }
 }

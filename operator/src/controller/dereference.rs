@@ -24,15 +24,16 @@ pub struct Found {
     pub secrets: BTreeMap<String, FoundSecret>,
     /// What CloudNativePG says of the Clusters, by name; `None` if it is not installed.
     pub clusters: Option<BTreeMap<String, ClusterStatus>>,
-    /// The workers' StatefulSets, by name.
-    pub workers: BTreeMap<String, StatefulSet>,
+    /// The StatefulSets, of workers and of a loop without a shard, by name.
+    pub sets: BTreeMap<String, StatefulSet>,
     /// The gateway.
     pub gateway: Option<Deployment>,
     /// The init Jobs, by name.
     pub jobs: BTreeMap<String, Job>,
     /// Pods of the service.
     pub pods: Vec<Pod>,
-    /// What workers and the init Job say of themselves, by the pod's name; those that do not answer are not among them.
+    /// What workers, loops without a shard and the init Job say of themselves, by the pod's name; those that do not
+    /// answer are not among them.
     pub statuses: BTreeMap<String, WorkerStatus>,
     /// Strimzi's topics and users that are not ready, each with what Strimzi says of it.
     pub unready: BTreeMap<String, String>,
@@ -79,12 +80,12 @@ pub async fn dereference(http: &reqwest::Client, watched: &Watched, names: &Name
     let pods: Vec<Pod> = there.of::<Pod>().into_values().collect();
     let tells = |pod: &&Pod| {
         let labels = kube::ResourceExt::labels(*pod);
-        Component::Worker.is_of(labels) || Component::Init.is_of(labels)
+        [Component::Worker, Component::Stateless, Component::Init].iter().any(|part| part.is_of(labels))
     };
     Found {
         secrets: BTreeMap::new(),
         clusters: watched.knows("Cluster", &names.namespace).then(clusters),
-        workers: there.of(),
+        sets: there.of(),
         gateway: there.of().remove(&names.gateway()),
         jobs: there.of(),
         statuses: workers::ask(http, pods.iter().filter(tells)).await,

@@ -13,6 +13,7 @@ use crate::api::status::{PartitionStatus, Phase, ServiceStatus};
 use crate::build::names::{Component, Names};
 use crate::build::shards::ShardSource;
 use crate::identity::Identity;
+use crate::kind::StatelessLoop;
 
 /// Reason of a resource that is going.
 const DELETING: &str = "Deleting";
@@ -34,6 +35,8 @@ pub struct Facts<'a> {
     pub init_job: Option<&'a str>,
     /// How many gateways there should be.
     pub gateways: u32,
+    /// The loop without a shard, if it has one.
+    pub stateless: Option<StatelessLoop<'a>>,
     /// What stands in the way of everything.
     pub obstacle: Option<Obstacle>,
     /// What stands in the way of the spec, while the service runs as it was.
@@ -44,6 +47,14 @@ pub struct Facts<'a> {
     pub paused: bool,
     /// The image that workers run if the spec names none.
     pub image: Option<&'a str>,
+}
+
+impl Facts<'_> {
+    /// Names of the pods of the loop without a shard.
+    pub fn stateless_pods(&self) -> impl Iterator<Item = String> {
+        let all = self.stateless.iter().flat_map(|each| (0..each.replicas).map(|number| (each.name, number)));
+        all.map(|(name, number)| self.names.stateless_pod(name, number))
+    }
 }
 
 /// The status, given the last one, whose times of transition are kept.
@@ -175,14 +186,30 @@ fn waiting(facts: &Facts<'_>, partitions: &[PartitionStatus]) -> Option<Obstacle
         return Some(unprepared);
     }
     if let Some(down) = partitions.iter().find(|partition| !partition.ready) {
-        return Some(not_ready(facts, down));
+        return Some(not_ready(facts, "WorkerNotReady", &format!("the worker {}", down.worker), &down.worker));
     }
     let ready = facts.found.gateway.as_ref().and_then(|gateway| gateway.status.as_ref()?.ready_replicas).unwrap_or(0);
     if ready.unsigned_abs() < facts.gateways {
         let message = format!("{ready} of {} gateways are ready", facts.gateways);
         return obstacle("GatewayNotReady", message, true);
     }
-    None
+    stateless_waiting(facts)
+}
+
+/// Why not all pods of the loop without a shard are ready; the first of those that are not has its say.
+fn stateless_waiting(facts: &Facts<'_>) -> Option<Obstacle> {
+    let StatelessLoop { name, replicas, .. } = facts.stateless?;
+    let set = facts.found.sets.get(&facts.names.stateless(name));
+    let ready = set.and_then(|set| set.status.as_ref()?.ready_replicas).unwrap_or(0);
+    if ready.unsigned_abs() >= replicas {
+        return None;
+    }
+    let works = |pod: &String| facts.found.statuses.get(pod).is_some_and(|status| status.ready);
+    let reason = "StatelessNotReady";
+    Some(match facts.stateless_pods().find(|pod| !works(pod)) {
+        Some(down) => not_ready(facts, reason, &format!("{ready} of {replicas} {name} are ready; {down}"), &down),
+        None => Obstacle { reason, message: format!("{ready} of {replicas} {name} are ready"), passes: true },
+    })
 }
 
 /// What the present init Job has not done yet, if it has not succeeded.
@@ -203,21 +230,20 @@ fn unprepared(facts: &Facts<'_>) -> Option<Obstacle> {
     }
 }
 
-/// A worker that is not ready, in its own words if it has any.
-fn not_ready(facts: &Facts<'_>, down: &PartitionStatus) -> Obstacle {
-    let obstacle = |message, passes| Obstacle { reason: "WorkerNotReady", message, passes };
-    let worker = &down.worker;
+/// A pod that is not ready, in its own words if it has any.
+fn not_ready(facts: &Facts<'_>, reason: &'static str, who: &str, down: &str) -> Obstacle {
+    let obstacle = |message, passes| Obstacle { reason, message, passes };
     // One that answers has outlived whatever it said before it last failed.
-    if let Some(reason) = facts.found.statuses.get(worker).and_then(|status| status.waiting_for.as_ref()) {
-        return obstacle(format!("the worker {worker} waits: {reason}"), true);
+    if let Some(why) = facts.found.statuses.get(down).and_then(|status| status.waiting_for.as_ref()) {
+        return obstacle(format!("{who} waits: {why}"), true);
     }
-    match words(facts, |pod| pod.name_any() == *worker) {
-        Some(Words::Unstarted(why)) => obstacle(format!("the worker {worker} {why}"), false),
+    match words(facts, |pod| pod.name_any() == down) {
+        Some(Words::Unstarted(why)) => obstacle(format!("{who} {why}"), false),
         Some(Words::Last(words)) => {
-            let message = format!("the worker {worker} is not ready, and said: {words}; its log says more");
+            let message = format!("{who} is not ready, and said: {words}; its log says more");
             obstacle(message, false)
         }
-        None => obstacle(format!("the worker {worker} is not ready; its /readyz and its log say why"), true),
+        None => obstacle(format!("{who} is not ready; its /readyz and its log say why"), true),
     }
 }
 
@@ -289,7 +315,7 @@ fn partitions(facts: &Facts<'_>) -> Vec<PartitionStatus> {
         .shards
         .iter()
         .map(|shard| {
-            let worker = facts.found.workers.get(&facts.names.worker(shard.partition));
+            let worker = facts.found.sets.get(&facts.names.worker(shard.partition));
             let ready = worker.and_then(|worker| worker.status.as_ref()?.ready_replicas).unwrap_or(0) > 0;
             let ours =
                 |slot: &u32| initial_owner(*slot, identity.partitions, identity.max_partitions) == shard.partition;

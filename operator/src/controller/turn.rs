@@ -11,8 +11,8 @@ use super::status::{Facts, status};
 use super::validate::{self, Obstacle};
 use super::{Context, ReconcileError, farewell};
 use crate::api::status::ServiceStatus;
-use crate::build::kafka::{Kafka, PARTS};
-use crate::build::names::{Names, TEMPLATE};
+use crate::build::kafka::{self, Kafka};
+use crate::build::names::{Component, Names, TEMPLATE};
 use crate::build::{self, BuildError, Object, Plan, shards};
 use crate::identity::Identity;
 use crate::images::Images;
@@ -57,6 +57,7 @@ pub async fn turn<K: ServiceKind>(context: &Context, service: &K) -> Result<Serv
         found: &turn.found,
         init_job: turn.init_job.as_deref(),
         gateways: spec.gateway.replicas,
+        stateless: service.stateless(),
         obstacle: turn.obstacle,
         unfulfilled: turn.identity.as_ref().and_then(|identity| validate::unfulfilled(spec, identity)),
         rolling: turn.waits,
@@ -74,8 +75,9 @@ async fn go<K: ServiceKind>(
 ) -> Result<Turn, ReconcileError> {
     let spec = service.service();
     let fixed = service.fixed().map_err(BuildError::from)?;
-    let stands_in_the_way =
-        validate::remains(names, there).or_else(|| validate::rival(context.claims.rival(&names.key())));
+    let stands_in_the_way = validate::remains(names, there)
+        .or_else(|| validate::namesake(names, |other| context.watched.objects(other)))
+        .or_else(|| validate::rival(context.claims.rival(&names.key())));
     if let Some(obstacle) = stands_in_the_way {
         return Ok(Turn::stopped(obstacle));
     }
@@ -122,7 +124,7 @@ async fn make<K: ServiceKind>(
         Ok(reached) => (reached.kafka.clone(), reached.acls),
         Err(_) => (Kafka::default(), false),
     };
-    let of_kafka: Vec<_> = PARTS.iter().flat_map(|part| kafka.secrets(names, *part)).collect();
+    let of_kafka: Vec<_> = kafka::parts(service).flat_map(|part| kafka.secrets(names, part)).collect();
     let token = spec.gateway.token_secret_ref.as_ref().map(|secret| (secret.name.clone(), vec!["token"]));
     let wanted =
         shards.iter().map(|shard| &*shard.secret).chain(of_kafka.iter().chain(&token).map(|(name, _)| &**name));
@@ -139,7 +141,7 @@ async fn make<K: ServiceKind>(
     let plan = Plan {
         service,
         names: names.clone(),
-        credentials: credentials(&kafka, names, &found, token.as_ref()),
+        credentials: credentials(&kafka, service, names, &found, token.as_ref()),
         kafka,
         acls,
         identity: identity.clone(),
@@ -195,7 +197,7 @@ fn in_turn(wanted: Vec<Object>, found: &Found, prepared: bool) -> (Vec<Object>, 
             Some((metadata.name.clone()?, metadata.annotations.as_ref()?.get(TEMPLATE)?.clone()))
         })
         .collect();
-    let steps: BTreeMap<String, Step> = rollout::steps(&workers, &found.workers, prepared);
+    let steps: BTreeMap<String, Step> = rollout::steps(&workers, &found.sets, prepared);
     let waits = |object: &Object| {
         let name = object.object.metadata.name.as_ref().filter(|_| object.resource.kind == "StatefulSet");
         name.is_some_and(|name| steps.get(name) == Some(&Step::Wait))
@@ -229,19 +231,20 @@ async fn reach<K: ServiceKind>(
 }
 
 /// What changes when what a part reads at its start does.
-fn credentials(
+fn credentials<K: ServiceKind>(
     kafka: &Kafka,
+    service: &K,
     names: &Names,
     found: &Found,
     token: Option<&(String, Vec<&'static str>)>,
 ) -> BTreeMap<&'static str, String> {
     let version = |(name, keys): &(String, Vec<&'static str>)| Some(found.secrets.get(name)?.version(keys));
     let of = |part| {
-        let token = token.filter(|_| part == crate::build::names::Component::Gateway);
+        let token = token.filter(|_| part == Component::Gateway);
         let all: Vec<_> = kafka.secrets(names, part).iter().chain(token).filter_map(version).collect();
         all.join("-")
     };
-    PARTS.iter().map(|part| (part.label(), of(*part))).filter(|(_, version)| !version.is_empty()).collect()
+    kafka::parts(service).map(|part| (part.label(), of(part))).filter(|(_, version)| !version.is_empty()).collect()
 }
 
 /// What the API server will refuse again until somebody acts is said in the status; everything else is tried again.

@@ -3,6 +3,7 @@
 use super::dereference::Found;
 use crate::api::common::ServiceSpec;
 use crate::api::kafka::StrimziKafka;
+use crate::api::kinds;
 use crate::build::names::Names;
 use crate::build::shards::ShardSource;
 use crate::build::strimzi::Unusable;
@@ -41,6 +42,23 @@ pub fn remains(names: &Names, there: &Objects) -> Option<Obstacle> {
         names.kind, key.kind, key.name
     );
     Some(Obstacle { reason: "PreviousGoing", message, passes: true })
+}
+
+/// A service of another kind that has this name, or had it and left its data: the parts of both would be named alike.
+pub fn namesake(names: &Names, objects: impl Fn(&ServiceKey) -> Objects) -> Option<Obstacle> {
+    let identity = names.identity();
+    let others = kinds().into_iter().map(|resource| resource.kind).filter(|kind| *kind != names.kind);
+    let has_it = |kind: &String| {
+        let other = ServiceKey { kind: kind.clone(), ..names.key() };
+        objects(&other).get("ConfigMap", &identity).is_some()
+    };
+    let kind = others.into_iter().find(has_it)?;
+    let message = format!(
+        "the name {} is that of a {kind} in this namespace, or of the data that one left (ConfigMap {identity}); \
+         make this service anew under another name",
+        names.service
+    );
+    Some(Obstacle::new("NameTaken", message))
 }
 
 /// A topic that an elder service has.
@@ -196,4 +214,33 @@ pub fn shards(shards: &[ShardSource], found: &Found) -> Result<(), Obstacle> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::watched::{ObjectKey, Seen};
+
+    #[test]
+    fn services_of_two_kinds_do_not_share_a_name() {
+        let names = |kind: &str| Names {
+            service: "demo".to_owned(),
+            namespace: "shop".to_owned(),
+            kind: kind.to_owned(),
+            owner: Default::default(),
+        };
+        let identity = || {
+            let key = ObjectKey { kind: "ConfigMap".to_owned(), name: "demo-identity".to_owned() };
+            (key, Seen::of(serde_json::from_value(json!({ "metadata": { "name": "demo-identity" } })).unwrap()))
+        };
+        let there = |service: &ServiceKey| match (&*service.kind, &*service.name) {
+            ("SignupShard", "demo") => [identity()].into_iter().collect(),
+            _ => Objects::default(),
+        };
+        assert_eq!(namesake(&names("SignupShard"), there), None);
+        let taken = namesake(&names("WalletPartition"), there).unwrap();
+        assert!(taken.message.contains("SignupShard") && taken.message.contains("demo-identity"), "{}", taken.message);
+    }
 }

@@ -1,3 +1,4 @@
 //! The kinds, one file each.
 
 mod signup_shard;
+mod wallet_partition;

@@ -35,9 +35,9 @@ impl ServiceKind for SignupShard {
 
     fn topics(&self) -> Vec<ServiceTopic> {
         let slots = self.spec.service.max_partitions;
-        let request = keyed("request", &self.spec.topics.request, slots, Flow::In);
+        let request = keyed("request", &self.spec.topics.request, slots, Flow::IN);
         let dead = dead_letters(&request);
-        vec![request, keyed("response", &self.spec.topics.response, slots, Flow::Out), dead]
+        vec![request, keyed("response", &self.spec.topics.response, slots, Flow::OUT), dead]
     }
 
     fn settings(&self) -> serde_yaml::Result<serde_yaml::Value> {

@@ -9,6 +9,7 @@ use shardlane_allocator as _;
 
 pub mod addresses;
 mod apart;
+pub mod cli;
 pub mod column;
 pub mod database;
 pub mod edges;
@@ -35,6 +36,7 @@ pub mod service;
 pub mod shard;
 pub mod standing;
 pub mod stateless;
+pub mod trust;
 pub mod worker;
 
 pub use shardlane_config as config;

@@ -16,6 +16,15 @@ pub const METRICS_PORT: u16 = 9090;
 /// Port on which a gateway serves its users, and a worker its gateways.
 pub const HTTP_PORT: u16 = 8080;
 
+/// Where a process is found.
+#[derive(Clone, Copy, Debug)]
+pub struct Ports {
+    /// For users, or for gateways at a worker.
+    pub http: u16,
+    /// For probes and metrics.
+    pub metrics: u16,
+}
+
 /// Starts logging: lines for a person at a terminal, JSON elsewhere. `RUST_LOG` filters as usual.
 pub fn init_logs() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));

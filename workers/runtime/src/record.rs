@@ -10,6 +10,9 @@ pub const BATCH_RECORDS: usize = 8_000;
 /// A batch is closed once its keys and values are as large as this, in bytes.
 pub const BATCH_BYTES: usize = 4 << 20;
 
+/// Longest request id, in bytes.
+pub const MAX_REQUEST_ID: usize = 128;
+
 /// A record of one slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Record<'a> {
@@ -90,4 +93,15 @@ impl Batch {
             value: entry.value.clone().map(|range| &self.bytes[range]),
         })
     }
+}
+
+/// Checks a request id; the text says what to do.
+pub fn check_request_id(id: &str) -> Result<(), String> {
+    if id.is_empty() || id.len() > MAX_REQUEST_ID {
+        return Err(format!("request_id has 1 to {MAX_REQUEST_ID} bytes; this has {}", id.len()));
+    }
+    if id.chars().any(char::is_control) {
+        return Err("request_id has no control characters".to_owned());
+    }
+    Ok(())
 }

@@ -20,7 +20,8 @@ use crate::addresses::Addresses;
 use crate::health::Health;
 use crate::intake::{DeadLetter, Memory};
 use crate::kafka;
-use crate::process::{Backoff, Shutdown};
+use crate::metrics::Metrics;
+use crate::process::{self, Backoff, Shutdown};
 use crate::producer::{Outgoing, Producer};
 use crate::reader::{LINGER, MOMENT, POLL, Reading, as_record, list, take};
 use crate::record::{Batch, Record};
@@ -57,6 +58,26 @@ pub enum StatelessError {
     /// Its thread could not be started, or has ended.
     #[error("the consuming thread has ended; see the log lines before this one")]
     Thread,
+    /// Its metrics could not be made.
+    #[error("cannot make metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+    /// It cannot serve.
+    #[error(transparent)]
+    Serve(#[from] std::io::Error),
+}
+
+/// A process that consumes as the member `instance` until the shutdown, and says on a port how it fares.
+pub async fn serve<S: Step>(
+    step: S,
+    config: Arc<ServiceConfig>,
+    instance: &str,
+    port: u16,
+    shutdown: Shutdown,
+) -> Result<(), StatelessError> {
+    let health = Health::starting(Arc::new(Metrics::new()?), &[CONSUMER]);
+    let probes = process::serve(port, health.routes(), shutdown.clone());
+    let consumed = run(step, config, instance, health.clone(), shutdown);
+    tokio::try_join!(consumed, async { Ok(probes.await?) }).map(drop)
 }
 
 /// Consumes as the member `instance` of the group until the shutdown. An instance that comes back under its name within

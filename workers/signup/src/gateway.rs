@@ -12,31 +12,23 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::{Deserialize, Serialize};
-use shardlane_runtime::config::ServiceConfig;
+use shardlane_runtime::cli::GatewayOptions;
 use shardlane_runtime::gateway::{
-    Door, DoorOptions, Gateway, GatewayError, Problem, RESPOND_ASYNC, Replies, json_body, responds_async,
+    Door, Gateway, GatewayError, Problem, RESPOND_ASYNC, Replies, json_body, responds_async,
 };
 use shardlane_runtime::health::Health;
 use shardlane_runtime::metrics::Metrics;
 use shardlane_runtime::process::{self, Shutdown};
+use shardlane_runtime::record::check_request_id;
 use utoipa::{OpenApi, ToSchema};
 
 use crate::reads::{ACCOUNT, Account, OUTCOME, Outcome};
 use crate::service::{REQUEST, RESPONSE, SignupSettings};
 use crate::username::UsernameRules;
-use crate::wire::{SignupRequest, SignupResponse, check_request_id};
+use crate::wire::{SignupRequest, SignupResponse};
 
 /// How long a sign-up waits for its outcome before it is told where to look for it.
 const PATIENCE: Duration = Duration::from_secs(5);
-
-/// Ports of a gateway.
-#[derive(Clone, Copy, Debug)]
-pub struct Ports {
-    /// For users.
-    pub http: u16,
-    /// For probes and metrics.
-    pub metrics: u16,
-}
 
 struct Signups {
     gateway: Gateway,
@@ -45,12 +37,8 @@ struct Signups {
 }
 
 /// Runs a gateway until the shutdown.
-pub async fn run(
-    config: ServiceConfig,
-    door: DoorOptions,
-    ports: Ports,
-    shutdown: Shutdown,
-) -> Result<(), GatewayError> {
+pub async fn run(options: GatewayOptions, shutdown: Shutdown) -> Result<(), GatewayError> {
+    let GatewayOptions { config, door, ports } = options;
     let settings: SignupSettings = config.settings()?;
     let config = Arc::new(config);
     let health = Health::starting(Arc::new(Metrics::new()?), &["replies", "slots"]);

@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use axum::Router;
 use serde::{Deserialize, Serialize};
+use shardlane_runtime::config::{ConfigError, ServiceConfig};
 use shardlane_runtime::record::Record;
 use shardlane_runtime::service::{Accepted, BatchRange, Message, Rejection, Schema, Service, Tables};
+use shardlane_runtime::trust::Trust;
 use shardlane_runtime::{ksuid, shard};
 use sqlx::{PgConnection, PgPool};
 
 use crate::fold::{Claim, SignupPlan, Verdict, fold};
-use crate::tables::Trust;
 use crate::username::UsernameRules;
 use crate::wire::{Signup, SignupResponse, parse};
 use crate::{reads, tables};
@@ -37,6 +38,11 @@ pub struct SignupService {
 }
 
 impl SignupService {
+    /// The service that is configured.
+    pub fn of(config: &ServiceConfig) -> Result<Self, ConfigError> {
+        Ok(Self::new(config.settings()?, &config.id))
+    }
+
     /// The service with this id.
     pub fn new(settings: SignupSettings, service_id: &str) -> Self {
         Self { rules: settings.usernames, space: ksuid::space_of(service_id), trust: Trust::default() }

@@ -1,9 +1,8 @@
 //! The statements of a sign-up shard: one for each table and batch, never one for each record.
 
-use std::sync::atomic::{AtomicU32, Ordering};
-
 use shardlane_runtime::service::BatchRange;
 use shardlane_runtime::shard;
+use shardlane_runtime::trust::Trust;
 use sqlx::{PgConnection, Row};
 
 use crate::fold::{Accounts, Claim, SignupPlan, Taken, Verdict};
@@ -27,17 +26,6 @@ pub async fn apply(tx: &mut PgConnection, batch: i64, plan: &SignupPlan, trust: 
     refuse(tx, batch, &verdict.lost()).await?;
     Ok(verdict)
 }
-
-/// Whether the names of a batch are taken to be free. Where none is taken already, asking first costs a fifth of the time;
-/// where some are, trying in vain costs as well. Only the speed depends on it.
-#[derive(Debug, Default)]
-pub struct Trust {
-    /// For how many more batches without a taken name the names are asked after first.
-    wary: AtomicU32,
-}
-
-/// For how many batches names are asked after, once some were taken.
-const WARY: u32 = 32;
 
 /// Claims that are too few for trust to pay.
 const FEW: usize = 256;
@@ -70,9 +58,7 @@ async fn open_accounts(tx: &mut PgConnection, batch: i64, plan: &SignupPlan, tru
         let all = opened == claims.first.len() as u64;
         return if all { Ok(Taken::new()) } else { taken(tx, batch, accounts).await };
     }
-    // Only the loop writes it, and there is one.
-    let wary = trust.wary.load(Ordering::Relaxed);
-    if wary == 0 {
+    if trust.holds() {
         match insert(tx, OPEN, batch, accounts).await {
             Err(sqlx::Error::Database(error)) if error.is_unique_violation() => shard::start_over(tx).await?,
             result => return result.map(|_| Taken::new()),
@@ -80,10 +66,10 @@ async fn open_accounts(tx: &mut PgConnection, batch: i64, plan: &SignupPlan, tru
     }
     let taken = taken(tx, batch, accounts).await?;
     if taken.is_empty() {
-        trust.wary.store(wary.saturating_sub(1), Ordering::Relaxed);
+        trust.kept();
         insert(tx, OPEN, batch, accounts).await?;
     } else {
-        trust.wary.store(WARY, Ordering::Relaxed);
+        trust.broken();
         let free: Vec<bool> = claims.first.iter().map(|claim| !taken.contains_key(&claim.username)).collect();
         insert(tx, OPEN, batch, &accounts.pick(&free)).await?;
     }

@@ -3,13 +3,10 @@
 use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
-use shardlane_runtime::record::Record;
+use shardlane_runtime::record::{Record, check_request_id};
 use shardlane_runtime::service::Rejection;
 
 use crate::username::UsernameRules;
-
-/// Longest request id, in bytes.
-pub const MAX_REQUEST_ID: usize = 128;
 
 /// A request as it lies in the topic.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,17 +39,6 @@ pub struct Signup {
     pub request_id: String,
     /// In canonical form.
     pub username: String,
-}
-
-/// Checks a request id; the text says what to do.
-pub fn check_request_id(id: &str) -> Result<(), String> {
-    if id.is_empty() || id.len() > MAX_REQUEST_ID {
-        return Err(format!("request_id has 1 to {MAX_REQUEST_ID} bytes; this has {}", id.len()));
-    }
-    if id.chars().any(char::is_control) {
-        return Err("request_id has no control characters".to_owned());
-    }
-    Ok(())
 }
 
 /// Understands a record of the request topic.

@@ -13,6 +13,7 @@ struct Scene {
     names: Names,
     identity: Identity,
     shards: Vec<ShardSource>,
+    stateless: Option<StatelessLoop<'static>>,
     found: Found,
 }
 
@@ -35,7 +36,8 @@ impl Scene {
             |partition| ShardSource { partition, secret: format!("secret-{partition}"), cluster: None, version: None };
         let ready = WorkerStatus { ready: true, ..WorkerStatus::default() };
         let gateway: Deployment = serde_json::from_value(json!({ "status": { "readyReplicas": 1 } })).unwrap();
-        let mut scene = Self { names, identity, shards: vec![shard(0), shard(1)], found: Found::default() };
+        let mut scene =
+            Self { names, identity, shards: vec![shard(0), shard(1)], stateless: None, found: Found::default() };
         scene.found.gateway = Some(gateway);
         let prepared: Job = serde_json::from_value(json!({ "status": { "succeeded": 1 } })).unwrap();
         scene.found.jobs.insert("demo-init".to_owned(), prepared);
@@ -48,7 +50,7 @@ impl Scene {
     fn worker(&mut self, partition: u32, ready: i32) {
         let set = json!({ "status": { "replicas": 1, "readyReplicas": ready } });
         let set: StatefulSet = serde_json::from_value(set).unwrap();
-        self.found.workers.insert(self.names.worker(partition), set);
+        self.found.sets.insert(self.names.worker(partition), set);
     }
 
     /// What a worker says; nothing if `None`.
@@ -60,6 +62,18 @@ impl Scene {
         };
     }
 
+    /// Two of a loop without a shard, of which so many are ready.
+    fn with_loop(mut self, ready: i32) -> Self {
+        self.stateless = Some(StatelessLoop { name: "paymentd", replicas: 2, resources: None });
+        let set = json!({ "status": { "replicas": 2, "readyReplicas": ready } });
+        self.found.sets.insert("demo-paymentd".to_owned(), serde_json::from_value(set).unwrap());
+        let works = WorkerStatus { ready: true, ..WorkerStatus::default() };
+        for number in 0..u32::try_from(ready).unwrap() {
+            self.found.statuses.insert(self.names.stateless_pod("paymentd", number), works.clone());
+        }
+        self
+    }
+
     fn status(&self, last: Option<&ServiceStatus>) -> ServiceStatus {
         let facts = Facts {
             generation: Some(1),
@@ -69,6 +83,7 @@ impl Scene {
             found: &self.found,
             init_job: Some("demo-init"),
             gateways: 1,
+            stateless: self.stateless,
             obstacle: None,
             unfulfilled: None,
             rolling: None,
@@ -103,6 +118,33 @@ fn all_is_well() {
     let status = Scene::new().status(None);
     assert_eq!(holds(&status, "Ready"), Some(("AllPartitionsReady", "")));
     assert_eq!((holds(&status, "Degraded"), status.phase), (None, Phase::Running));
+}
+
+#[test]
+fn a_service_is_ready_when_its_loop_without_a_shard_is() {
+    assert_eq!(holds(&Scene::new().with_loop(2).status(None), "Ready"), Some(("AllPartitionsReady", "")));
+    let mut scene = Scene::new().with_loop(1);
+    let status = scene.status(None);
+    let expected = "1 of 2 paymentd are ready; demo-paymentd-1 is not ready; its /readyz and its log say why";
+    assert_eq!(holds(&status, "Progressing"), Some(("StatelessNotReady", expected)));
+    assert_eq!((holds(&status, "Ready"), holds(&status, "Degraded")), (None, None));
+    scene.found.statuses.insert("demo-paymentd-1".to_owned(), waiting_for("kafka: no broker").unwrap());
+    let expected = "1 of 2 paymentd are ready; demo-paymentd-1 waits: kafka: no broker";
+    assert_eq!(holds(&scene.status(None), "Progressing"), Some(("StatelessNotReady", expected)));
+    scene.found.statuses.remove("demo-paymentd-1");
+    scene.found.pods = vec![failed("demo-paymentd-1", "no such topic")];
+    assert_eq!(holds(&scene.status(None), "Degraded").unwrap().0, "StatelessNotReady");
+}
+
+#[test]
+fn what_a_loop_without_a_shard_asks_for_is_said_as_a_workers_is() {
+    let mut scene = Scene::new().with_loop(2);
+    scene.found.statuses.insert("demo-paymentd-1".to_owned(), halted(&[3]).unwrap());
+    let status = scene.status(None);
+    let said = Some(("SlotHalted", "demo-paymentd-1, slot 3: a hole; mend slot 3"));
+    assert_eq!(holds(&status, "Degraded"), said);
+    scene.found.statuses.remove("demo-paymentd-1");
+    assert_eq!(holds(&scene.status(Some(&status)), "Degraded"), said, "its silence takes nothing back");
 }
 
 #[test]
@@ -180,9 +222,13 @@ fn a_failed_worker_is_quoted_and_no_other() {
 }
 
 fn failed_worker(partition: u32) -> Pod {
-    let message = format!(r#"{{"message":"{partition} is foreign"}}"#);
+    failed(&format!("demo-{partition}-0"), &format!("{partition} is foreign"))
+}
+
+fn failed(pod: &str, why: &str) -> Pod {
+    let message = json!({ "message": why }).to_string();
     serde_json::from_value(json!({
-        "metadata": { "name": format!("demo-{partition}-0") },
+        "metadata": { "name": pod },
         "status": { "containerStatuses": [{
             "name": "worker", "image": "", "imageID": "", "ready": false, "restartCount": 1,
             "state": { "terminated": { "exitCode": 1, "message": message } },

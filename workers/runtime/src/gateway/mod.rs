@@ -17,7 +17,7 @@ use shardlane_config::ServiceConfig;
 
 pub use door::{Door, DoorOptions};
 pub use problem::{Problem, json_body};
-pub use reads::{Answer, Reads, shard_error};
+pub use reads::{Answer, Part, Reads, shard_error};
 pub use replies::{Replies, Waiting};
 pub use slots::SlotMap;
 pub use tail::{Follower, Start, tail};

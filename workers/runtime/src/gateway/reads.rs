@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::StatusCode;
+use futures::future::join_all;
 use serde::de::DeserializeOwned;
 use shardlane_config::ServiceConfig;
 
@@ -34,6 +35,22 @@ pub enum Answer<T> {
     Elsewhere,
 }
 
+/// What a worker says of all its slots at once, and which they are, of one snapshot.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Part<T> {
+    /// The slots that the shard owns.
+    pub slots: Vec<u32>,
+    /// What it says of them.
+    pub answer: T,
+}
+
+/// Whether the parts are the whole: each slot once, though slots may have moved while they were asked for.
+fn complete<T>(parts: &[Part<T>], slots: u32) -> bool {
+    let mut found: Vec<u32> = parts.iter().flat_map(|part| part.slots.iter().copied()).collect();
+    found.sort_unstable();
+    found.into_iter().eq(0..slots)
+}
+
 impl Reads {
     /// Reads of a service.
     pub fn new(config: Arc<ServiceConfig>, slots: SlotMap) -> Result<Self, reqwest::Error> {
@@ -45,22 +62,40 @@ impl Reads {
     pub async fn get<T: DeserializeOwned>(&self, slot: u32, path: &str, query: &[(&str, &str)]) -> Result<T, Problem> {
         for attempt in 0..ATTEMPTS {
             let Some(partition) = self.slots.owner(slot) else { break };
-            let url = format!("{}{path}", self.config.worker_url(partition));
-            let asked = async {
-                let answer = self.client.get(&url).query(query).send().await?.error_for_status()?;
-                answer.json::<Answer<T>>().await
-            };
-            match asked.await {
-                Ok(Answer::Owned(answer)) => return Ok(answer),
+            match self.ask(partition, path, query).await {
+                Some(Answer::Owned(answer)) => return Ok(answer),
                 // The slot is on its way: its new owner is in the hint before it serves.
-                Ok(Answer::Elsewhere) => tokio::time::sleep(Duration::from_millis(50 << attempt)).await,
-                Err(error) => {
-                    tracing::warn!(partition, error = with_causes(&error), "a worker did not answer a read");
-                    break;
-                }
+                Some(Answer::Elsewhere) => tokio::time::sleep(Duration::from_millis(50 << attempt)).await,
+                None => break,
             }
         }
         Err(Problem::unavailable("the partition that owns this key does not answer now; try again soon"))
+    }
+
+    /// Asks the workers of all slots. Each slot is in one of the parts, and in no other.
+    pub async fn all<T: DeserializeOwned>(&self, path: &str, query: &[(&str, &str)]) -> Result<Vec<Part<T>>, Problem> {
+        for attempt in 0..ATTEMPTS {
+            let asked = self.slots.owners().into_iter().map(|partition| self.ask::<Part<T>>(partition, path, query));
+            let Some(parts) = join_all(asked).await.into_iter().collect::<Option<Vec<_>>>() else { break };
+            if complete(&parts, self.config.max_partitions) {
+                return Ok(parts);
+            }
+            tokio::time::sleep(Duration::from_millis(50 << attempt)).await;
+        }
+        Err(Problem::unavailable("not all partitions answer now; try again soon"))
+    }
+
+    /// Asks one worker.
+    async fn ask<T: DeserializeOwned>(&self, partition: u32, path: &str, query: &[(&str, &str)]) -> Option<T> {
+        let url = format!("{}{path}", self.config.worker_url(partition));
+        let asked = async {
+            let answer = self.client.get(&url).query(query).send().await?.error_for_status()?;
+            answer.json::<T>().await
+        };
+        let told = |error: &reqwest::Error| {
+            tracing::warn!(partition, error = with_causes(error), "a worker did not answer a read");
+        };
+        asked.await.inspect_err(told).ok()
     }
 }
 
@@ -69,4 +104,19 @@ impl Reads {
 pub fn shard_error(error: sqlx::Error) -> (StatusCode, String) {
     tracing::warn!(error = with_causes(&error), "a read failed");
     (StatusCode::SERVICE_UNAVAILABLE, "the shard did not answer\n".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_slot_must_be_in_one_part() {
+        let parts = |slots: &[&[u32]]| -> Vec<Part<()>> {
+            slots.iter().map(|slots| Part { slots: slots.to_vec(), answer: () }).collect()
+        };
+        assert!(complete(&parts(&[&[2, 0], &[1]]), 3));
+        assert!(!complete(&parts(&[&[0], &[1]]), 3), "one is missing");
+        assert!(!complete(&parts(&[&[0, 1, 2], &[1]]), 3), "one was on its way and is there twice");
+    }
 }

@@ -1,6 +1,6 @@
 //! Which partition owns which slot, as the hint topic last said.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, RwLock};
 
 use shardlane_config::{ServiceConfig, roles};
@@ -39,6 +39,11 @@ impl SlotMap {
                 *known = hint;
             }
         }
+    }
+
+    /// All partitions that own a slot.
+    pub fn owners(&self) -> BTreeSet<u32> {
+        self.hints.read().map(|hints| hints.values().map(|hint| hint.partition).collect()).unwrap_or_default()
     }
 
     /// The partition that owns a slot.

@@ -1,0 +1,185 @@
+//! `transfer-server`: the HTTP front of a wallet.
+
+mod accounts;
+mod auditor;
+mod transfers;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{delete, get, post, put};
+use axum::{Json, Router};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::de::DeserializeOwned;
+use shardlane_runtime::cli::GatewayOptions;
+use shardlane_runtime::gateway::{Door, Gateway, GatewayError, Problem};
+use shardlane_runtime::health::Health;
+use shardlane_runtime::metrics::Metrics;
+use shardlane_runtime::process::{self, Shutdown};
+use shardlane_runtime::record::check_request_id;
+use utoipa::OpenApi;
+
+use crate::gateway::auditor::{Auditor, Findings};
+use crate::reads::{DONE, DoneState};
+use crate::service::{PAYMENT, WalletSettings};
+use crate::wire::{PaymentRecord, Reason, check_account};
+
+/// How long a deposit or a change waits for its outcome before its user is told to ask again.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// The first pause between two looks at an outcome; each is twice as long, up to [`LONGEST_PAUSE`].
+const PAUSE: Duration = Duration::from_millis(4);
+const LONGEST_PAUSE: Duration = Duration::from_millis(250);
+
+struct Wallet {
+    gateway: Gateway,
+    settings: WalletSettings,
+    findings: Findings,
+}
+
+/// Runs a gateway until the shutdown.
+pub async fn run(options: GatewayOptions, shutdown: Shutdown) -> Result<(), GatewayError> {
+    let GatewayOptions { config, door, ports } = options;
+    let settings: WalletSettings = config.settings()?;
+    let metrics = Arc::new(Metrics::new()?);
+    let health = Health::starting(Arc::clone(&metrics), &["slots"]);
+    let gateway = Gateway::start(Arc::new(config), &health)?;
+    let findings = Findings::default();
+    let wallet = Arc::new(Wallet { gateway, settings, findings });
+    let auditor = Auditor::new(Arc::clone(&wallet), metrics.registry())?;
+    let routes = Door::guard(door, routes(wallet)).merge(health.probes());
+    let served = async {
+        tokio::try_join!(
+            process::serve(ports.http, routes, shutdown.clone()),
+            process::serve(ports.metrics, health.routes(), shutdown.clone()),
+        )
+    };
+    tokio::select! {
+        served = served => served.map(drop)?,
+        never = auditor.run() => match never {},
+    }
+    Ok(())
+}
+
+fn routes(wallet: Arc<Wallet>) -> Router {
+    Router::new()
+        .route("/api/v1/transfers", post(transfers::transfer))
+        .route("/api/v1/transfers/{request_id}", get(transfers::state))
+        .route("/api/v1/accounts", post(accounts::open))
+        .route("/api/v1/accounts/{account}", get(accounts::account))
+        .route("/api/v1/accounts/{account}", delete(accounts::close))
+        .route("/api/v1/accounts/{account}/limit", put(accounts::limit))
+        .route("/api/v1/accounts/{account}/entries", get(accounts::entries))
+        .route("/api/v1/deposits", post(accounts::deposit))
+        .route("/api/v1/audit", get(auditor::audit))
+        .route("/openapi.json", get(async || Json(Api::openapi())))
+        .with_state(wallet)
+}
+
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "WalletPartition", description = "Transfers between accounts, exactly once; money is conserved."),
+    paths(
+        transfers::transfer,
+        transfers::state,
+        accounts::open,
+        accounts::account,
+        accounts::close,
+        accounts::limit,
+        accounts::entries,
+        accounts::deposit,
+        auditor::audit
+    ),
+    components(schemas(
+        transfers::NewTransfer,
+        transfers::Echo,
+        transfers::Transfer,
+        transfers::State,
+        accounts::NewAccount,
+        accounts::NewDeposit,
+        accounts::NewLimit,
+        accounts::Account,
+        accounts::Entries,
+        accounts::Entry,
+        auditor::AuditAnswer,
+        auditor::CurrencyAnswer,
+        auditor::OpenAudit,
+        Reason
+    ))
+)]
+struct Api;
+
+impl Wallet {
+    /// Asks the worker that owns an account.
+    async fn read<T: DeserializeOwned>(&self, account: &str, path: &str, query: &[(&str, &str)]) -> Result<T, Problem> {
+        let slot = self.gateway.keyspace.slot_of(account.as_bytes());
+        let number = slot.to_string();
+        let query: Vec<_> = query.iter().copied().chain([("slot", &*number)]).collect();
+        self.gateway.reads.get(slot, path, &query).await
+    }
+
+    /// Takes an instruction for an account.
+    async fn instruct(&self, record: &PaymentRecord<'_>) -> Result<(), Problem> {
+        let value = serde_json::to_vec(record).map_err(|error| Problem::internal(&error))?;
+        self.gateway
+            .submit(PAYMENT, record.account.as_bytes(), value)
+            .await
+            .map_err(|problem| problem.with("request_id", &*record.request_id).with("account", &*record.account))
+    }
+
+    /// Takes an instruction and waits for what becomes of it, as `mine` finds it. `None`: it is safe and takes its time.
+    async fn carry_out(
+        &self,
+        record: &PaymentRecord<'_>,
+        mine: impl Fn(&DoneState) -> Option<bool>,
+    ) -> Result<Option<Option<Reason>>, Problem> {
+        self.instruct(record).await?;
+        let began = Instant::now();
+        let mut pause = PAUSE;
+        let query = [("account", &*record.account), ("request_id", &*record.request_id)];
+        while began.elapsed() < PATIENCE {
+            tokio::time::sleep(pause).await;
+            pause = LONGEST_PAUSE.min(pause * 2);
+            // Whoever owns the account may be away for a moment, but has the instruction in any case.
+            let Ok(done) = self.read::<Vec<DoneState>>(&record.account, DONE, &query).await else { continue };
+            match done.iter().find_map(|done| Some((mine(done)?, done.refused))) {
+                Some((true, refused)) => return Ok(Some(refused)),
+                Some((false, _)) => {
+                    let detail = "this request_id was used for something else on this account; choose another";
+                    return Err(Problem::new(StatusCode::CONFLICT, detail).with("request_id", &*record.request_id));
+                }
+                None => {}
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// The id that a user gave, or a new one.
+fn request_id(given: Option<String>) -> Result<String, Problem> {
+    let id = given.unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
+    check_request_id(&id).map_err(Problem::bad_request)?;
+    Ok(id)
+}
+
+fn checked_account(account: &str) -> Result<(), Problem> {
+    check_account(account).map_err(Problem::bad_request)
+}
+
+/// Refused for a reason that a program can read.
+fn refused(reason: Reason) -> Problem {
+    let status = if reason == Reason::NoAccount { StatusCode::NOT_FOUND } else { StatusCode::CONFLICT };
+    Problem::new(status, reason.text()).with("reason", reason.as_str())
+}
+
+/// It is safe, and its outcome is found by asking once more with the same id.
+fn accepted(location: String, request_id: &str) -> Response {
+    let detail = "it is safe and will be done; ask again with the same request_id to hear its outcome";
+    let body = serde_json::json!({ "request_id": request_id, "detail": detail });
+    (StatusCode::ACCEPTED, [(header::LOCATION, location)], Json(body)).into_response()
+}
+
+fn encoded(text: &str) -> String {
+    utf8_percent_encode(text, NON_ALPHANUMERIC).to_string()
+}
