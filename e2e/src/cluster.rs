@@ -1,5 +1,6 @@
 //! A service on a cluster.
 
+use std::marker::PhantomData;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +12,8 @@ use kube::{Api, Client, ResourceExt};
 use shardlane_operator::api::signup_shard::SignupShard;
 use shardlane_operator::api::status::ServiceStatus;
 use shardlane_operator::build::cloud_native_pg::Cluster;
+use shardlane_operator::images::Images;
+use shardlane_operator::kind::ServiceKind;
 use shardlane_runtime::config::ServiceConfig;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, PgConnection};
@@ -75,26 +78,30 @@ pub async fn kafka() -> Result<Arc<Forward>> {
 }
 
 /// A SignupShard on the cluster.
-pub struct ClusterService {
+pub type ClusterService = ServiceOf<SignupShard>;
+
+/// A service of some kind on the cluster.
+pub struct ServiceOf<K> {
     client: Client,
     /// Its name.
     pub name: String,
     /// What its processes read.
     pub config: ServiceConfig,
     forwards: Vec<Forward>,
+    kind: PhantomData<K>,
 }
 
-impl ClusterService {
+impl<K: ServiceKind> ServiceOf<K> {
     /// Makes a service and waits until it is ready. What the spec does not say of Kafka and of the image is as the run has it.
     pub async fn start(client: &Client, name: &str, spec: serde_json::Value) -> Result<Self> {
-        create(client, name, spec).await?;
+        create_as::<K>(client, name, spec).await?;
         Self::ready(client, name).await
     }
 
     /// Waits until a service is ready.
     pub async fn ready(client: &Client, name: &str) -> Result<Self> {
-        let config = wait_ready(client, name).await?;
-        Ok(Self { client: client.clone(), name: name.to_owned(), config, forwards: Vec::new() })
+        let config = wait_ready::<K>(client, name).await?;
+        Ok(Self { client: client.clone(), name: name.to_owned(), config, forwards: Vec::new(), kind: PhantomData })
     }
 
     /// URL of its gateway.
@@ -147,7 +154,7 @@ impl ClusterService {
 
     /// What the operator says of it.
     pub async fn status(&self) -> Result<ServiceStatus> {
-        Ok(services(&self.client).get(&self.name).await?.status.unwrap_or_default())
+        Ok(of_kind::<K>(&self.client).get(&self.name).await?.status().cloned().unwrap_or_default())
     }
 
     /// Waits until its condition Ready is true, and every instance of its shards is back.
@@ -171,28 +178,44 @@ impl ClusterService {
     /// Waits until the operator has seen its spec as it is and there is nothing to wait for.
     pub async fn settled(&self, patience: Duration) -> Result<()> {
         until(patience, async || {
-            let now = services(&self.client).get(&self.name).await?;
-            if crate::told::is_settled(&now) { Ok(()) } else { bail!("{} is not settled: {:?}", self.name, now.status) }
+            let now = of_kind::<K>(&self.client).get(&self.name).await?;
+            if crate::told::is_settled(&now) {
+                Ok(())
+            } else {
+                bail!("{} is not settled: {:?}", self.name, now.status())
+            }
         })
         .await
     }
 
     /// Deletes the service and its databases.
     pub async fn remove(self) -> Result<()> {
-        remove(&self.client, &self.name).await
+        remove_as::<K>(&self.client, &self.name).await
     }
 }
 
+/// Makes a sign-up service.
+pub async fn create(client: &Client, name: &str, spec: serde_json::Value) -> Result<()> {
+    create_as::<SignupShard>(client, name, spec).await
+}
+
 /// Makes a service.
-pub async fn create(client: &Client, name: &str, mut spec: serde_json::Value) -> Result<()> {
+async fn create_as<K: ServiceKind>(client: &Client, name: &str, mut spec: serde_json::Value) -> Result<()> {
     if spec["kafka"].is_null() {
         spec["kafka"] = kafka_of_spec();
     }
     if spec["worker"]["image"].is_null() {
-        spec["worker"]["image"] = setting("SHARDLANE_TEST_SIGNUP_IMAGE")?.into();
+        let images = Images {
+            signup_image: setting("SHARDLANE_TEST_SIGNUP_IMAGE")?,
+            wallet_image: setting("SHARDLANE_TEST_WALLET_IMAGE")?,
+            ..Images::default()
+        };
+        spec["worker"]["image"] = K::default_image(&images).into();
     }
-    let service = SignupShard::new(name, serde_json::from_value(spec)?);
-    services(client).create(&PostParams::default(), &service).await.context("the service was refused")?;
+    let service: K = serde_json::from_value(serde_json::json!({
+        "apiVersion": K::api_version(&()), "kind": K::kind(&()), "metadata": { "name": name }, "spec": spec,
+    }))?;
+    of_kind(client).create(&PostParams::default(), &service).await.context("the service was refused")?;
     Ok(())
 }
 
@@ -203,17 +226,21 @@ pub async fn change(client: &Client, name: &str, spec: &serde_json::Value) -> Re
     Ok(())
 }
 
-/// Removes a service whole: the resource, its data and its identity.
+/// Removes a sign-up service whole: the resource, its data and its identity.
 pub async fn remove(client: &Client, name: &str) -> Result<()> {
-    let services = services(client);
+    remove_as::<SignupShard>(client, name).await
+}
+
+async fn remove_as<K: ServiceKind>(client: &Client, name: &str) -> Result<()> {
+    let services = of_kind::<K>(client);
     let policy = serde_json::json!({ "spec": { "deletionPolicy": "Delete" } });
     if services.get_opt(name).await?.is_none() {
         return Ok(());
     }
     let patched = services.patch(name, &PatchParams::default(), &Patch::Merge(&policy)).await?;
-    let generation = patched.metadata.generation;
+    let generation = patched.meta().generation;
     until(Duration::from_secs(60), async || {
-        let status = services.get(name).await?.status.unwrap_or_default();
+        let status = services.get(name).await?.status().cloned().unwrap_or_default();
         if status.observed_generation == generation { Ok(()) } else { bail!("the operator has not seen the policy") }
     })
     .await?;
@@ -225,15 +252,20 @@ pub async fn remove(client: &Client, name: &str) -> Result<()> {
     .await
 }
 
-/// The tests' services.
+/// The tests' sign-up services.
 pub fn services(client: &Client) -> Api<SignupShard> {
+    of_kind(client)
+}
+
+fn of_kind<K: ServiceKind>(client: &Client) -> Api<K> {
     Api::namespaced(client.clone(), NAMESPACE)
 }
 
-async fn wait_ready(client: &Client, name: &str) -> Result<ServiceConfig> {
-    let services = services(client);
+async fn wait_ready<K: ServiceKind>(client: &Client, name: &str) -> Result<ServiceConfig> {
+    let services = of_kind::<K>(client);
     until(Duration::from_secs(300), async || {
-        ready(&services.get(name).await?.status.unwrap_or_default()).with_context(|| name.to_owned())
+        let service = services.get(name).await?;
+        ready(&service.status().cloned().unwrap_or_default()).with_context(|| name.to_owned())
     })
     .await?;
     let map = Api::<ConfigMap>::namespaced(client.clone(), NAMESPACE).get(&format!("{name}-config")).await?;

@@ -55,7 +55,7 @@ pub async fn signal_worker(pod: &Pod, signal: &str) -> Result<()> {
     let (name, uid) = (pod.name_any(), pod.uid().context("uid")?);
     // Where cgroups are managed by systemd, their names have underscores.
     let script = format!(
-        "for p in $(pgrep -f '^signup worker'); do \
+        "for p in $(pgrep -f '^[a-z]+ worker'); do \
            if tr _ - </proc/$p/cgroup | grep -q {uid}; then kill -{signal} $p && echo signalled; fi; done"
     );
     let output = on_node(&["sh", "-c", &script]).await?;

@@ -9,6 +9,7 @@ use kube::api::ListParams;
 use kube::{Api, Client};
 use shardlane_operator::api::signup_shard::SignupShard;
 use shardlane_operator::api::status::ServiceStatus;
+use shardlane_operator::kind::ServiceKind;
 
 use crate::until;
 
@@ -21,9 +22,9 @@ pub fn condition<'a>(status: &'a ServiceStatus, type_: &str) -> Option<&'a Condi
 }
 
 /// Whether a service is as its spec wants it, seen by the operator as it is now.
-pub fn is_settled(service: &SignupShard) -> bool {
-    let status = service.status.as_ref();
-    let current = status.is_some_and(|status| status.observed_generation == service.metadata.generation);
+pub fn is_settled<K: ServiceKind>(service: &K) -> bool {
+    let status = service.status();
+    let current = status.is_some_and(|status| status.observed_generation == service.meta().generation);
     current && status.is_some_and(ServiceStatus::is_settled)
 }
 

@@ -7,6 +7,7 @@ mod faults;
 mod lives;
 mod services;
 mod specs;
+mod wallet;
 
 use tokio::sync::RwLock;
 

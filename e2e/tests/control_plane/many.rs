@@ -39,7 +39,7 @@ async fn a_thousand_services_are_made_and_then_left_alone() -> Result<()> {
     let created = began.elapsed();
     until(Duration::from_secs(900), async || {
         let all = place.services().list(&ListParams::default()).await?.items;
-        let waiting: Vec<_> = all.iter().filter(|service| !is_settled(service)).map(ResourceExt::name_any).collect();
+        let waiting: Vec<_> = all.iter().filter(|service| !is_settled(*service)).map(ResourceExt::name_any).collect();
         ensure!(waiting.is_empty(), "{} are not settled, {:?} among them", waiting.len(), waiting.first());
         Ok(())
     })

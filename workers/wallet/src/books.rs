@@ -8,7 +8,7 @@ use sqlx::{PgConnection, PgPool, Row};
 
 use crate::audit::{CutTotals, Off, SlotBooks, SlotCut};
 use crate::ledger::{Books, Decision, Totals};
-use crate::tables::parsed;
+use crate::stored::parsed;
 
 /// How many audits a slot remembers.
 pub const REMEMBERED: i64 = 32;

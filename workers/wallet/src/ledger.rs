@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::fold::{Step, WalletPlan, digest_of_return};
 use crate::money::{Currency, MAX_BALANCE};
-use crate::wire::{Change, Instruction, Leg, Payment, Reason};
+use crate::reason::Reason;
+use crate::wire::{Change, Instruction, Leg, Payment};
 
 /// What the custom resource says of accounts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

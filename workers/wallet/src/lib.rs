@@ -13,6 +13,8 @@ pub mod messages;
 pub mod money;
 pub mod paymentd;
 pub mod reads;
+pub mod reason;
 pub mod service;
+pub mod stored;
 pub mod tables;
 pub mod wire;

@@ -9,9 +9,10 @@ use sqlx::{PgConnection, Row};
 use crate::fold::WalletPlan;
 use crate::ledger::Entry;
 use crate::money::{Currency, Minor};
+use crate::reason::Reason;
 use crate::service::PAYMENT;
-use crate::tables::parsed;
-use crate::wire::{Direction, Instruction, Leg, PaymentRecord, Reason};
+use crate::stored::parsed;
+use crate::wire::{Direction, Instruction, Leg, PaymentRecord};
 
 /// What some batches have sent.
 #[derive(Debug)]

@@ -11,8 +11,9 @@ use sqlx::{PgPool, Row};
 
 use crate::audit;
 use crate::money::Currency;
-use crate::tables::{parsed, read_change};
-use crate::wire::{Change, Reason};
+use crate::reason::Reason;
+use crate::stored::{parsed, read_change};
+use crate::wire::Change;
 
 /// Path of accounts on a worker.
 pub const ACCOUNT: &str = "/internal/account";

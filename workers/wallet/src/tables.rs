@@ -1,7 +1,6 @@
 //! The statements of a wallet's shard: one for each table and batch, never one for each payment.
 
 use std::collections::HashMap;
-use std::str::FromStr;
 
 use shardlane_runtime::column::Column;
 use shardlane_runtime::shard;
@@ -12,6 +11,7 @@ use sqlx::{PgConnection, Row};
 use crate::books;
 use crate::fold::WalletPlan;
 use crate::ledger::{Account, Before, Changed, Content, Decision, Entry, Rules, decide};
+use crate::stored::{parsed, read_change, write_change};
 use crate::wire::{Change, Instruction};
 
 /// Statements that make the tables.
@@ -65,12 +65,6 @@ async fn write_rest(tx: &mut PgConnection, batch: i64, plan: &WalletPlan, decisi
     insert_changes(tx, batch, plan, &decision.changes).await?;
     insert_conflicts(tx, batch, plan, &decision.conflicts).await?;
     books::write(tx, batch, decision).await
-}
-
-/// What is no currency, leg or number in the shard was not written by us.
-pub(crate) fn parsed<T: FromStr>(text: &str) -> sqlx::Result<T> {
-    text.parse()
-        .map_err(|_| sqlx::Error::Decode(format!("the shard holds {text:?}, which is not expected there").into()))
 }
 
 fn place(row: &PgRow) -> usize {
@@ -150,11 +144,6 @@ async fn changed(tx: &mut PgConnection, plan: &WalletPlan) -> sqlx::Result<HashM
     .await?;
     let known = |row: &PgRow| Ok((changes[place(row)].0, read_change(row.get(1))?));
     rows.iter().map(known).collect()
-}
-
-/// A change as the shard keeps it.
-pub(crate) fn read_change(text: &str) -> sqlx::Result<Change> {
-    serde_json::from_str(text).map_err(|error| sqlx::Error::Decode(Box::new(error)))
 }
 
 async fn insert_entries(tx: &mut PgConnection, batch: i64, plan: &WalletPlan, decision: &Decision) -> sqlx::Result<()> {
@@ -257,7 +246,7 @@ async fn insert_changes(tx: &mut PgConnection, batch: i64, plan: &WalletPlan, ch
     for Changed { step, refused } in changes {
         let step = &plan.steps[*step];
         if let Instruction::Change { account, request_id, change } = &step.instruction {
-            let change = serde_json::to_string(change).map_err(|error| sqlx::Error::Encode(Box::new(error)))?;
+            let change = write_change(change)?;
             rows.push((step, &**account, &**request_id, change, refused.map(|reason| reason.as_str())));
         }
     }

@@ -15,7 +15,8 @@ use utoipa::ToSchema;
 use crate::gateway::{Wallet, accepted, checked_account, encoded, refused, request_id};
 use crate::money::{self, Currency, Minor};
 use crate::reads::{ACCOUNT, AccountState, DoneState, ENTRIES, EntryState, MAX_ENTRIES, What};
-use crate::wire::{Change, Direction, PaymentRecord, Reason};
+use crate::reason::Reason;
+use crate::wire::{Change, Direction, PaymentRecord};
 
 /// Entries in an answer, unless the user says how many.
 const ENTRIES_SHOWN: i64 = 50;

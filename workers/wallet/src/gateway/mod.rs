@@ -23,8 +23,9 @@ use utoipa::OpenApi;
 
 use crate::gateway::auditor::{Auditor, Findings};
 use crate::reads::{DONE, DoneState};
+use crate::reason::Reason;
 use crate::service::{PAYMENT, WalletSettings};
-use crate::wire::{PaymentRecord, Reason, check_account};
+use crate::wire::{PaymentRecord, check_account};
 
 /// How long a deposit or a change waits for its outcome before its user is told to ask again.
 const PATIENCE: Duration = Duration::from_secs(5);

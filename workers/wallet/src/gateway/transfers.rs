@@ -15,8 +15,9 @@ use utoipa::ToSchema;
 use crate::gateway::{Wallet, checked_account, encoded, request_id};
 use crate::money::{Currency, Minor};
 use crate::reads::{RECEIVED, SENDERS, SENT, SentState};
+use crate::reason::Reason;
 use crate::service::REQUEST;
-use crate::wire::{Reason, TransferRequest, check_request};
+use crate::wire::{TransferRequest, check_request};
 
 /// A transfer.
 #[derive(Debug, Deserialize, ToSchema)]
