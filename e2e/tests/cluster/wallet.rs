@@ -64,7 +64,7 @@ async fn money_stays_where_it_belongs_whatever_is_lost() -> Result<()> {
     let deposited = DEPOSITED * i64::try_from(ACCOUNTS)?;
     bank.audited(deposited).await?;
     let audits = watch.end()?;
-    println!("{settled} settled; audits that closed meanwhile, all of which hold: {audits:?}");
+    println!("{settled} settled; {} audits closed meanwhile, and all hold", audits.len());
     ensure!(audits.len() >= 3, "audits do not keep closing: {audits:?}");
     let mut shards = vec![service.shard(0).await?, service.shard(1).await?];
     check_shards(&service.config, &mut shards, &expected(&name, ACCOUNTS, DEPOSITED, &ends)).await?;

@@ -11,6 +11,7 @@ use shardlane_e2e::plain::PlainService;
 use shardlane_e2e::topic::{Admin, put};
 use shardlane_e2e::{same, setting, topic, until};
 use shardlane_runtime::health::Health;
+use shardlane_runtime::intake::Keyspace;
 use shardlane_runtime::metrics::Metrics;
 use shardlane_runtime::process::Shutdown;
 use shardlane_runtime::record::Record;
@@ -77,10 +78,30 @@ async fn ask(service: &PlainService, first: usize, end: usize) -> Result<()> {
     let request = service.topic("request")?;
     for n in first..end {
         let slot = u32::try_from(n % 4)?;
-        put(&producer, request, slot, Some(b"k"), Some(format!(r#"{{"id":{n}}}"#).as_bytes())).await?;
-        put(&producer, request, slot, Some(b"k"), Some(format!("bad {n}").as_bytes())).await?;
+        let key = key_in(service, slot)?;
+        put(&producer, request, slot, Some(key.as_bytes()), Some(format!(r#"{{"id":{n}}}"#).as_bytes())).await?;
+        put(&producer, request, slot, Some(key.as_bytes()), Some(format!("bad {n}").as_bytes())).await?;
     }
     Ok(())
+}
+
+/// A key that belongs to a slot.
+fn key_in(service: &PlainService, slot: u32) -> Result<String> {
+    let keyspace = Keyspace::of(&service.config);
+    let mut keys = (0..1_000).map(|n| format!("k{n}"));
+    keys.find(|key| keyspace.slot_of(key.as_bytes()) == slot).context("no key")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_in_another_slot_than_its_keys_is_a_dead_letter() -> Result<()> {
+    let service = PlainService::prepare("strayed", spec("strayed", 1, 4)).await?;
+    let (kafka, key) = (setting("SHARDLANE_TEST_KAFKA")?, key_in(&service, 1)?);
+    let (request, value) = (service.topic("request")?, br#"{"id":1}"#);
+    put(&topic::producer(&kafka)?, request, 2, Some(key.as_bytes()), Some(value)).await?;
+    let member = Member::start(&service, "one")?;
+    let dead = topic::read_until(&kafka, service.topic("request.dlq")?, PATIENCE, |seen| !seen.is_empty()).await?;
+    same("why", dead[0].header("shardlane.reason"), Some("misrouted: key belongs to 1"))?;
+    member.stop().await
 }
 
 async fn seen(service: &PlainService, role: &str, count: usize) -> Result<()> {

@@ -93,6 +93,9 @@ async fn a_transfer_of_the_original_client_is_settled_within_a_partition_and_acr
         .map(|entry| [entry["request_id"].clone(), entry["amount"].clone(), entry["balance"].clone()])
         .collect();
     let entry = |id: &str, amount: &str, balance: &str| [json!(id), json!(amount), json!(balance)];
+    // The other end of a transfer in the same slot is no way into another's entries.
+    let (_, others) = bank.get(&format!("accounts/{near}/entries?before={}", first["next"])).await?;
+    same("entries before another's", &others["entries"], &json!([]))?;
     let entries = [entry("t2", "-0.50", "9.00"), entry("t1", "-0.50", "9.50"), entry("d1", "10.00", "10.00")];
     same("entries, newest first", told, entries.to_vec())?;
     same("a page after them", &second["next"], &Value::Null)?;
@@ -134,6 +137,10 @@ async fn every_transfer_that_cannot_be_made_ends_with_its_reason_and_nothing_sta
     same("from a closed account", wallet.pay("r7", &carol, &alice, 1).await?, rejected("closed"))?;
     let deposit = json!({ "account": carol, "amount": "1" });
     same("a deposit to it", bank.post("deposits", &deposit).await?.1["reason"].clone(), json!("closed"))?;
+    let deposit =
+        |currency: &str| json!({ "account": alice, "amount": "10", "request_id": "d1", "currency": currency });
+    same("a deposit again", bank.post("deposits", &deposit("EUR")).await?.0, 201)?;
+    same("its id for another currency", bank.post("deposits", &deposit("USD")).await?.0, 409)?;
     same("opening it again", open(&carol, json!({})).await?.1["closed"].clone(), json!(false))?;
 
     let limit = async |limit: &str| {

@@ -125,7 +125,7 @@ fn default_payments() -> u32 {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AuditSpec {
-    /// Seconds from the beginning of one audit to that of the next.
+    /// Seconds from the end of one audit to the beginning of the next.
     #[serde(default = "default_interval")]
     #[schemars(range(min = 1, max = 3600))]
     pub interval_seconds: u32,

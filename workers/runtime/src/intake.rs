@@ -89,7 +89,7 @@ impl Keyspace {
     }
 
     /// A record in another slot than its key's would let one key live in two places.
-    fn check(&self, record: &Record<'_>) -> Result<(), Rejection> {
+    pub fn check(&self, record: &Record<'_>) -> Result<(), Rejection> {
         let key = record
             .key
             .ok_or_else(|| Rejection::new("no_key", "the record has no key: its key decides its Kafka partition"))?;

@@ -18,7 +18,7 @@ use tokio::runtime::Handle;
 
 use crate::addresses::Addresses;
 use crate::health::Health;
-use crate::intake::{DeadLetter, Memory};
+use crate::intake::{DeadLetter, Keyspace, Memory};
 use crate::kafka;
 use crate::metrics::Metrics;
 use crate::process::{self, Backoff, Shutdown};
@@ -98,6 +98,7 @@ pub async fn run<S: Step>(
         dead_letters: addresses.dead_letters()?,
         producer: Producer::new(&kafka::lasting_producer(&config.kafka, &group))?,
         addresses,
+        keyspace: Keyspace::of(&config),
         topic,
         group,
         health,
@@ -123,6 +124,7 @@ struct Member<S> {
     dead_letters: Arc<str>,
     producer: Producer,
     addresses: Addresses,
+    keyspace: Keyspace,
     topic: String,
     group: String,
     health: Health,
@@ -298,7 +300,7 @@ impl<S: Step> Member<S> {
         let (mut items, mut outgoing) = (Vec::with_capacity(batch.len()), Vec::new());
         for record in batch.records(0..batch.len()) {
             let Record { slot, offset, timestamp, .. } = record;
-            match self.step.parse(&record) {
+            match self.keyspace.check(&record).and_then(|()| self.step.parse(&record)) {
                 Ok(request) => items.push(Accepted { slot, offset, timestamp, request }),
                 Err(rejection) => outgoing.push(self.dead_letter(DeadLetter::of(&record, rejection))?),
             }

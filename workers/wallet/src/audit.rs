@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ledger::{Totals, large};
 use crate::money::{Currency, Minor};
+use crate::wire::MAX_EPOCH;
 
 /// What a worker tells of one slot.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,7 +82,22 @@ pub enum Verdict {
     /// This is still on its way.
     Open(BTreeMap<Currency, i128>),
     /// Money came out of nothing, or one message stands for another.
-    Broken(Vec<String>),
+    Broken(Vec<Problem>),
+}
+
+/// Something that is wrong with the money.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The currency, if it is one of some currency.
+    pub currency: Option<Currency>,
+    /// What it is, for a person.
+    pub text: String,
+}
+
+impl Problem {
+    fn of(currency: Currency, text: String) -> Self {
+        Self { currency: Some(currency), text }
+    }
 }
 
 /// An audit that all slots have taken part in.
@@ -136,13 +152,14 @@ fn verdict(epoch: i64, sums: &BTreeMap<Currency, CutTotals>) -> Verdict {
         let left = totals.sent - totals.received - late;
         if left < 0 {
             let much = Minor(-left);
-            broken.push(format!("audit {epoch}: {much} {currency} more were received than had been sent"));
+            let text = format!("audit {epoch}: {much} {currency} more were received than had been sent");
+            broken.push(Problem::of(*currency, text));
         } else if left > 0 {
             missing.insert(*currency, left);
         } else if totals.sent_digest != totals.received_digest + late_digest {
-            broken.push(format!(
-                "audit {epoch}: as much {currency} was received as had been sent, but by other messages"
-            ));
+            let text =
+                format!("audit {epoch}: as much {currency} was received as had been sent, but by other messages");
+            broken.push(Problem::of(*currency, text));
         }
     }
     if !broken.is_empty() {
@@ -162,7 +179,7 @@ pub struct Report {
     /// A later one, and what it waits for.
     pub open: Option<(i64, String)>,
     /// What is wrong; empty if promise 3 holds.
-    pub problems: Vec<String>,
+    pub problems: Vec<Problem>,
 }
 
 /// What the books say.
@@ -183,6 +200,10 @@ pub fn report(books: &[SlotBooks]) -> Report {
         }
     }
     let newest = newest(books);
+    if newest >= MAX_EPOCH {
+        let text = format!("there is no audit after {newest}: somebody has written a message of it");
+        report.problems.push(Problem { currency: None, text });
+    }
     let absent = absent(books, newest);
     if !absent.is_empty() {
         let slots: Vec<_> = absent.iter().map(u32::to_string).collect();
@@ -192,10 +213,11 @@ pub fn report(books: &[SlotBooks]) -> Report {
 }
 
 /// Where accounts do not hold what has gone through their slots.
-pub fn imbalances(books: &[SlotBooks]) -> Vec<String> {
+pub fn imbalances(books: &[SlotBooks]) -> Vec<Problem> {
     let told = |slot: u32, Off { currency, held, booked }: &Off| {
         let (held, booked) = (Minor(*held), Minor(*booked));
-        format!("slot {slot}: its accounts hold {held} {currency}, but {booked} have gone through it")
+        let text = format!("slot {slot}: its accounts hold {held} {currency}, but {booked} have gone through it");
+        Problem::of(*currency, text)
     };
     books.iter().flat_map(|books| books.off.iter().map(|off| told(books.slot, off))).collect()
 }
@@ -220,5 +242,5 @@ pub fn call(books: &[SlotBooks], due: bool) -> Option<(i64, Vec<u32>)> {
     }
     let last = audits(books).pop().filter(|audit| audit.epoch == newest);
     let over = last.is_none_or(|audit| !matches!(audit.verdict, Verdict::Open(_)));
-    (due && over).then(|| (newest + 1, books.iter().map(|books| books.slot).collect()))
+    (due && over && newest < MAX_EPOCH).then(|| (newest + 1, books.iter().map(|books| books.slot).collect()))
 }

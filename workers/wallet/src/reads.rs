@@ -89,7 +89,7 @@ pub struct SentState {
 /// What became of a deposit or of a change.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DoneState {
-    /// What was asked for under this id first: a change, or a deposit's amount in minor units.
+    /// What was asked for under this id first.
     pub what: What,
     /// Why it was not done.
     pub refused: Option<Reason>,
@@ -101,8 +101,13 @@ pub struct DoneState {
 pub enum What {
     /// A change.
     Change(Change),
-    /// A deposit of so many minor units.
-    Deposit(i64),
+    /// A deposit.
+    Deposit {
+        /// Minor units.
+        amount: i64,
+        /// The currency.
+        currency: Currency,
+    },
 }
 
 #[derive(Deserialize)]
@@ -199,7 +204,7 @@ const CHAIN: &str = "WITH RECURSIVE chain AS (
         WHERE e.slot = $1 AND e.record_offset = (
             SELECT CASE WHEN $3::bigint IS NULL THEN a.last_entry
                         ELSE (SELECT b.previous FROM entry b WHERE b.slot = $1 AND b.record_offset = $3
-                              AND $2 IN (b.sender, b.receiver)) END
+                              AND $2 = CASE b.leg WHEN 'incoming' THEN b.receiver ELSE b.sender END) END
             FROM account a WHERE a.id = $2)
         UNION ALL
         SELECT e.*, c.length + 1 FROM chain c JOIN entry e ON e.slot = $1 AND e.record_offset = c.previous WHERE c.length < $4
@@ -244,7 +249,8 @@ async fn sent(State(shard): State<PgPool>, Query(query): Query<RequestQuery>) ->
         "x.receiver, x.amount, x.currency, x.reason, x.under_way, x.conflicts",
         "SELECT o.receiver, o.amount, o.currency, COALESCE(o.reason, r.reason) AS reason,
                 o.balance IS NOT NULL AND r.balance IS NULL AS under_way,
-                (SELECT count(*) FROM conflict c WHERE c.request_id = $3 AND c.account = $2) AS conflicts
+                (SELECT count(*) FROM conflict c
+                 WHERE c.request_id = $3 AND c.account = $2 AND c.what = 'outgoing') AS conflicts
          FROM entry o LEFT JOIN entry r ON r.request_id = $3 AND r.sender = $2 AND r.leg = 'returned'
          WHERE o.request_id = $3 AND o.sender = $2 AND o.leg = 'outgoing'"
     );
@@ -288,8 +294,8 @@ async fn senders(
 
 async fn done(State(shard): State<PgPool>, Query(query): Query<RequestQuery>) -> Told<Vec<DoneState>> {
     let statement = owned!(
-        "x.change, x.change_refused, x.amount, x.deposit_refused",
-        "SELECT c.change, c.refused AS change_refused, d.amount,
+        "x.change, x.change_refused, x.amount, x.deposit_refused, x.currency",
+        "SELECT c.change, c.refused AS change_refused, d.amount, d.currency,
                 CASE WHEN d.balance IS NULL THEN d.reason END AS deposit_refused
          FROM (SELECT 1) AS one
          LEFT JOIN change c ON c.account = $2 AND c.request_id = $3
@@ -304,7 +310,8 @@ async fn done(State(shard): State<PgPool>, Query(query): Query<RequestQuery>) ->
             done.push(DoneState { what: What::Change(read_change(change)?), refused: refused(1)? });
         }
         if let Some(amount) = row.get(2) {
-            done.push(DoneState { what: What::Deposit(amount), refused: refused(3)? });
+            let what = What::Deposit { amount, currency: parsed(row.get(4))? };
+            done.push(DoneState { what, refused: refused(3)? });
         }
         Ok(done)
     })

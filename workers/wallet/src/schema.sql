@@ -64,6 +64,7 @@ CREATE TABLE IF NOT EXISTS conflict (
     slot          int    NOT NULL,
     batch         bigint NOT NULL,
     record_offset bigint NOT NULL,
+    what          text   COLLATE "C" NOT NULL,
     account       text   COLLATE "C" NOT NULL,
     request_id    text   COLLATE "C" NOT NULL,
     PRIMARY KEY (slot, record_offset)

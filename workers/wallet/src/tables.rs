@@ -280,8 +280,8 @@ async fn insert_conflicts(
     let identity = |at: &usize| {
         let step = &plan.steps[*at];
         match &step.instruction {
-            Instruction::Pay(payment) => Some((step, &*payment.sender, &*payment.request_id)),
-            Instruction::Change { account, request_id, .. } => Some((step, &**account, &**request_id)),
+            Instruction::Pay(pay) => Some((step, pay.leg.as_str(), &*pay.sender, &*pay.request_id)),
+            Instruction::Change { account, request_id, .. } => Some((step, "change", &**account, &**request_id)),
             Instruction::Mark { .. } => None,
         }
     };
@@ -290,15 +290,17 @@ async fn insert_conflicts(
         return Ok(());
     }
     sqlx::query(
-        "INSERT INTO conflict (slot, batch, record_offset, account, request_id)
-         SELECT slot, $1, record_offset, account, request_id
-         FROM UNNEST($2::int[], $3::bigint[], $4::text[], $5::text[]) AS c(slot, record_offset, account, request_id)",
+        "INSERT INTO conflict (slot, batch, record_offset, what, account, request_id)
+         SELECT slot, $1, record_offset, what, account, request_id
+         FROM UNNEST($2::int[], $3::bigint[], $4::text[], $5::text[], $6::text[])
+              AS c(slot, record_offset, what, account, request_id)",
     )
     .bind(batch)
     .bind(rows.iter().map(|(step, ..)| step.slot.cast_signed()).collect::<Vec<_>>())
     .bind(rows.iter().map(|(step, ..)| step.offset).collect::<Vec<_>>())
-    .bind(rows.iter().map(|(_, account, _)| *account).collect::<Vec<_>>())
-    .bind(rows.iter().map(|(_, _, request_id)| *request_id).collect::<Vec<_>>())
+    .bind(rows.iter().map(|(_, what, ..)| *what).collect::<Vec<_>>())
+    .bind(rows.iter().map(|(_, _, account, _)| *account).collect::<Vec<_>>())
+    .bind(rows.iter().map(|(_, _, _, request_id)| *request_id).collect::<Vec<_>>())
     .execute(tx)
     .await?;
     Ok(())

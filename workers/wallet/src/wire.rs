@@ -16,7 +16,7 @@ pub const SYSTEM: char = '@';
 /// Where the keys begin by which every slot is told of an audit.
 const MARK: &str = "@audit-";
 /// Highest number of an audit.
-const MAX_EPOCH: i64 = 1 << 53;
+pub const MAX_EPOCH: i64 = 1 << 53;
 
 /// A transfer as it lies in the topic of requests, and as users send it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -227,6 +227,10 @@ pub fn parse_request<'a>(record: &Record<'a>) -> Result<(TransferRequest<'a>, i6
         let shape = r#"{"request_id": "...", "from": "...", "amount": "0.50", "to": "..."}"#;
         Rejection::new("malformed", format!("not {shape}: {error}"))
     })?;
+    if record.key != Some(request.request_id.as_bytes()) {
+        let reason = format!("the key must be the request_id, {:?}", request.request_id);
+        return Err(Rejection::new("not_canonical", reason));
+    }
     let amount = check_request(&request).map_err(|(kind, reason)| Rejection::new(kind, reason))?;
     Ok((request, amount))
 }
@@ -357,7 +361,7 @@ mod tests {
     fn what_is_no_transfer_says_why() {
         let rejected = |from: &str, amount: &str, id: &str| {
             let value = format!(r#"{{"request_id":{id},"from":{from},"amount":{amount},"to":"Bob"}}"#);
-            let rejection = parse_request(&record("r", &value)).unwrap_err();
+            let rejection = parse_request(&record(id.trim_matches('"'), &value)).unwrap_err();
             (rejection.kind, rejection.reason)
         };
         let (kind, reason) = rejected(r#""Alice""#, "0.5", r#""r""#);

@@ -167,7 +167,9 @@ pub(super) async fn deposit(
         ..PaymentRecord::new(Direction::Deposit, &account, &id)
     };
     let mine = |done: &DoneState| match done.what {
-        What::Deposit(deposited) => Some(deposited == minor),
+        What::Deposit { amount, currency: in_currency } => {
+            Some(amount == minor && currency.is_none_or(|currency| currency == in_currency))
+        }
         What::Change(_) => None,
     };
     let outcome = wallet.carry_out(&record, mine).await?;
@@ -291,7 +293,7 @@ impl Wallet {
     ) -> Result<Response, Problem> {
         let mine = |done: &DoneState| match &done.what {
             What::Change(change) => Some(change == wanted),
-            What::Deposit(_) => None,
+            What::Deposit { .. } => None,
         };
         let outcome = self.carry_out(record, mine).await?;
         self.told(record, outcome, done).await

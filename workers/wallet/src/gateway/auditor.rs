@@ -9,10 +9,10 @@ use axum::extract::State as Shared;
 use futures::future::join_all;
 use prometheus::{Gauge, GaugeVec, Opts, Registry};
 use serde::Serialize;
-use shardlane_runtime::gateway::Problem;
+use shardlane_runtime::gateway::Problem as Refusal;
 use utoipa::ToSchema;
 
-use crate::audit::{self, Money, Report, SlotBooks, call, imbalances, report};
+use crate::audit::{self, Money, Problem, Report, SlotBooks, call, imbalances, report};
 use crate::gateway::Wallet;
 use crate::money::{Currency, Minor};
 use crate::reads::BOOKS;
@@ -70,7 +70,7 @@ pub(super) struct CurrencyAnswer {
     balances: String,
     /// What was on its way.
     in_transit: String,
-    /// Whether the two make the first.
+    /// Whether nothing is wrong with it.
     holds: bool,
 }
 
@@ -78,16 +78,16 @@ pub(super) struct CurrencyAnswer {
 #[utoipa::path(get, path = "/api/v1/audit", responses(
     (status = 200, body = AuditAnswer), (status = 503, description = "Not all partitions have answered yet."),
 ))]
-pub(super) async fn audit(Shared(wallet): Shared<Arc<Wallet>>) -> Result<Json<AuditAnswer>, Problem> {
+pub(super) async fn audit(Shared(wallet): Shared<Arc<Wallet>>) -> Result<Json<AuditAnswer>, Refusal> {
     let report = wallet.findings.get();
-    let report = report.ok_or_else(|| Problem::unavailable("not all partitions have told of their books yet"))?;
+    let report = report.ok_or_else(|| Refusal::unavailable("not all partitions have told of their books yet"))?;
     let Report { closed, open, problems } = report;
     let currency = |(currency, money): (&Currency, &Money)| CurrencyAnswer {
         currency: *currency,
         deposited: Minor(money.deposited).to_string(),
         balances: Minor(money.balances).to_string(),
         in_transit: Minor(money.in_transit).to_string(),
-        holds: money.balances + money.in_transit == money.deposited,
+        holds: !problems.iter().any(|problem| problem.currency == Some(*currency)),
     };
     Ok(Json(AuditAnswer {
         holds: closed.is_some() && problems.is_empty(),
@@ -95,7 +95,7 @@ pub(super) async fn audit(Shared(wallet): Shared<Arc<Wallet>>) -> Result<Json<Au
         age_seconds: closed.as_ref().map(|closed| age(closed.cut_at)),
         open: open.map(|(audit, waiting_for)| OpenAudit { audit, waiting_for }),
         currencies: closed.iter().flat_map(|closed| closed.money.iter().map(currency)).collect(),
-        problems,
+        problems: problems.into_iter().map(|problem| problem.text).collect(),
     }))
 }
 
@@ -115,10 +115,10 @@ pub(super) struct Auditor {
     metrics: AuditMetrics,
     began: Instant,
     /// Where accounts did not hold what they should when an audit last closed.
-    off: Vec<String>,
+    off: Vec<Problem>,
     /// The last audit that was closed.
     closed: Option<i64>,
-    /// Since when there is nothing to wait for.
+    /// Since when no audit is under way.
     idle: Option<Instant>,
 }
 
@@ -135,6 +135,8 @@ impl AuditMetrics {
             Gauge::new("shardlane_wallet_audit_age_seconds", "Seconds since the cut of the last audit that closed.")?;
         let money = Opts::new("shardlane_wallet_money", "Money at that cut, in major units.");
         let money = GaugeVec::new(money, &["currency", "what"])?;
+        // Not known yet is not wrong.
+        holds.set(1.0);
         registry.register(Box::new(holds.clone()))?;
         registry.register(Box::new(age.clone()))?;
         registry.register(Box::new(money.clone()))?;
@@ -143,7 +145,6 @@ impl AuditMetrics {
 
     #[allow(clippy::cast_precision_loss)]
     fn tell(&self, report: &Report) {
-        // Not known yet is not wrong.
         self.holds.set(if report.problems.is_empty() { 1.0 } else { 0.0 });
         let Some(closed) = &report.closed else { return };
         for (currency, money) in &closed.money {
@@ -182,11 +183,11 @@ impl Auditor {
         if closed > self.closed
             && let Ok(books) = self.books(true).await
         {
-            (self.off, self.closed) = (imbalances(&books), closed);
+            (self.off, self.closed, self.idle) = (imbalances(&books), closed, None);
         }
         found.problems.extend(self.off.iter().cloned());
-        for problem in &found.problems {
-            tracing::error!(problem, "the money is not all there");
+        for Problem { text, .. } in &found.problems {
+            tracing::error!(problem = text, "the money is not all there");
         }
         self.metrics.tell(&found);
         if found.open.is_some() {
@@ -198,11 +199,12 @@ impl Auditor {
         let due = first || self.idle.is_some_and(|since| since.elapsed() >= self.interval);
         self.wallet.findings.set(found);
         if let Some((epoch, slots)) = call(books, due) {
+            self.idle = None;
             self.tell_slots(epoch, &slots).await;
         }
     }
 
-    async fn books(&self, balances: bool) -> Result<Vec<SlotBooks>, Problem> {
+    async fn books(&self, balances: bool) -> Result<Vec<SlotBooks>, Refusal> {
         let balances = balances.to_string();
         let parts = self.wallet.gateway.reads.all::<Vec<SlotBooks>>(BOOKS, &[("balances", &balances)]).await?;
         Ok(parts.into_iter().flat_map(|part| part.answer).collect())

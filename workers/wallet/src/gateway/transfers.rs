@@ -154,6 +154,7 @@ pub(super) async fn state(
     } else {
         State::Rejected
     };
+    let reason = reason.filter(|_| state == State::Rejected);
     let (amount, detail) = (Minor(amount).to_string(), reason.map(Reason::text));
     Ok(Json(Transfer { request_id: id, from, amount, currency, to, state, reason, detail, conflicts }))
 }

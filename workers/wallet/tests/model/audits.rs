@@ -134,7 +134,7 @@ impl World {
         let books = self.books();
         let found = report(&books);
         if let Some(problem) = found.problems.first().or(imbalances(&books).first()) {
-            return Err(problem.clone());
+            return Err(problem.text.clone());
         }
         if let Some(closed) = &found.closed {
             self.closed = closed.epoch;
