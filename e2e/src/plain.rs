@@ -77,22 +77,45 @@ impl PlainService {
     pub async fn configured(
         folder: PathBuf,
         program: &'static str,
+        config: ServiceConfig,
+        partitions: u32,
+    ) -> Result<Self> {
+        Self::made(folder, program, config, partitions, None).await
+    }
+
+    /// The same, with databases that begin as copies of this one, which nobody may be connected to.
+    pub async fn copied(
+        folder: PathBuf,
+        program: &'static str,
+        config: ServiceConfig,
+        partitions: u32,
+        database: &str,
+    ) -> Result<Self> {
+        Self::made(folder, program, config, partitions, Some(database)).await
+    }
+
+    async fn made(
+        folder: PathBuf,
+        program: &'static str,
         mut config: ServiceConfig,
         partitions: u32,
+        database: Option<&str>,
     ) -> Result<Self> {
         let _ = std::fs::remove_dir_all(&folder);
         // Ports that differ in their last digit stand for the pods' names.
         let worker_ports = free_ports()?;
         config.worker_url = format!("http://127.0.0.1:{}{{partition}}", worker_ports / 10);
         let service = Self { config, program, folder, partitions, worker_ports };
-        service.write_files().await?;
+        service.write_files(database).await?;
         service.init().await?;
         Ok(service)
     }
 
-    async fn write_files(&self) -> Result<()> {
+    async fn write_files(&self, database: Option<&str>) -> Result<()> {
+        // Files are copied several times as fast as their pages pass through the log, and are on the disk afterwards.
+        let copied = database.map(|name| format!(" TEMPLATE \"{name}\" STRATEGY file_copy")).unwrap_or_default();
         for partition in 0..self.partitions {
-            administer(format!("CREATE DATABASE \"{}\"", self.database(partition))).await?;
+            administer(format!("CREATE DATABASE \"{}\"{copied}", self.database(partition))).await?;
             let shard = self.folder.join("shards").join(partition.to_string());
             std::fs::create_dir_all(&shard)?;
             std::fs::write(shard.join("uri"), self.uri(partition)?)?;
@@ -124,9 +147,7 @@ impl PlainService {
 
     /// A shard's address.
     pub fn uri(&self, partition: u32) -> Result<String> {
-        let admin = setting("SHARDLANE_TEST_POSTGRES")?;
-        let server = admin.strip_suffix("/postgres").context("SHARDLANE_TEST_POSTGRES ends with /postgres")?;
-        Ok(format!("{server}/{}", self.database(partition)))
+        database_uri(&self.database(partition))
     }
 
     /// Runs `mover init`, as its Job would.
@@ -368,8 +389,15 @@ async fn run(name: &str, arguments: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Runs a statement that makes or drops a database.
-async fn administer(statement: String) -> Result<()> {
+/// Address of a database.
+pub fn database_uri(name: &str) -> Result<String> {
+    let admin = setting("SHARDLANE_TEST_POSTGRES")?;
+    let server = admin.strip_suffix("/postgres").context("SHARDLANE_TEST_POSTGRES ends with /postgres")?;
+    Ok(format!("{server}/{name}"))
+}
+
+/// Runs a statement that is about databases, or about all of the server.
+pub async fn administer(statement: String) -> Result<()> {
     let mut admin = PgConnection::connect(&setting("SHARDLANE_TEST_POSTGRES")?).await?;
     sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut admin).await?;
     Ok(())

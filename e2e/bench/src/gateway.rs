@@ -7,9 +7,10 @@ use shardlane_e2e::free_ports;
 use shardlane_e2e::plain::{PlainService, Process};
 use tokio::process::Command;
 
+use crate::kind::Kind;
 use crate::load::{self, Load};
 use crate::report::{Row, Samples, Side, Target, Unit, percentile};
-use crate::stage::{PARTITION, Stage};
+use crate::stage::{Given, PARTITION, Stage};
 use crate::usage::Usage;
 
 /// The load before the clock runs.
@@ -23,24 +24,37 @@ struct Taken {
 
 struct Fronts<'a> {
     stage: &'a Stage,
+    kind: Kind,
     service: PlainService,
     worker: Option<Process>,
 }
 
-/// All runs, as rows of the report.
-pub async fn measure(stage: &Stage) -> Result<Vec<Row>> {
-    // Without a worker: only what the gateway itself does is measured, and the worker takes no processor from it.
-    let alone = Fronts { stage, service: stage.service("gateway", None).await?, worker: None };
-    let acknowledging = alone.compare("Gateway, acknowledging", true, Some(Target::Ratio(0.7))).await?;
-    let service = stage.service("gateway-waiting", None).await?;
-    let worker = service.worker(PARTITION).await?;
+/// What a gateway should reach that is alone: only what it does itself is measured, and no worker takes processors from it.
+const ALONE: Option<Target> = Some(Target::Ratio(0.7));
+
+/// All runs with sign-ups, as rows of the report.
+pub async fn signups(stage: &Stage) -> Result<Vec<Row>> {
+    let alone = Fronts::new(stage, Kind::Signup, "gateway").await?;
+    let acknowledging = alone.compare("Gateway, acknowledging", true, ALONE).await?;
+    let mut served = Fronts::new(stage, Kind::Signup, "gateway-waiting").await?;
+    let worker = served.service.worker(PARTITION).await?;
     worker.ready().await?;
-    let served = Fronts { stage, service, worker: Some(worker) };
+    served.worker = Some(worker);
     let waiting = served.compare("Gateway, waiting for the outcome", false, None).await?;
     Ok(vec![acknowledging, waiting])
 }
 
-impl Fronts<'_> {
+/// All runs with transfers, which a gateway never waits for.
+pub async fn transfers(stage: &Stage) -> Result<Row> {
+    let alone = Fronts::new(stage, Kind::Wallet, "transfer-gateway").await?;
+    alone.compare("Transfers, acknowledging", false, ALONE).await
+}
+
+impl<'a> Fronts<'a> {
+    async fn new(stage: &'a Stage, kind: Kind, name: &str) -> Result<Self> {
+        Ok(Self { stage, kind, service: stage.service(kind, name, Given::default()).await?, worker: None })
+    }
+
     /// Both sides, taking turns.
     async fn compare(&self, title: &str, acknowledge: bool, target: Option<Target>) -> Result<Row> {
         let (mut ours, mut bare) = (Vec::new(), Vec::new());
@@ -66,7 +80,7 @@ impl Fronts<'_> {
     async fn bare_gateway(&self) -> Result<Process> {
         let port = free_ports()?;
         let mut bare = Command::new(std::env::current_exe()?);
-        bare.arg("bare-gateway").arg(format!("--port={port}"));
+        bare.arg("bare-gateway").arg(format!("--port={port}")).arg(format!("--kind={}", self.kind.program()));
         bare.arg(format!("--config={}", self.service.config_file().display()));
         let gateway = self.service.spawn(bare, "bare-gateway", (port, port), &[])?;
         gateway.ready().await?;
@@ -79,7 +93,8 @@ impl Fronts<'_> {
         let from = Instant::now() + WARM_UP;
         let to = from + Duration::from_secs(if self.stage.options.quick { 3 } else { 8 });
         let host = host(&gateway)?.to_owned();
-        let load = Load { host, connections: self.stage.options.connections, acknowledge, seed, from, to };
+        let (kind, connections) = (self.kind, self.stage.options.connections);
+        let load = Load { host, kind, connections, acknowledge, seed, from, to };
         let mut parts = vec![("gateway", gateway.pid()?)];
         if let Some(worker) = &self.worker {
             parts.push(("worker", worker.pid()?));

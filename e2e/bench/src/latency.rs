@@ -16,8 +16,9 @@ use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::fill::{Requests, value_of};
+use crate::kind::Kind;
 use crate::report::{Row, Samples, Side, Target, Unit, percentile};
-use crate::stage::{PARTITION, Stage};
+use crate::stage::{Given, PARTITION, Stage};
 use crate::usage::Usage;
 
 /// Between two requests.
@@ -43,7 +44,8 @@ struct Trips<'a> {
 /// All runs, as rows of the report.
 pub async fn measure(stage: &Stage) -> Result<Vec<Row>> {
     let requests = if stage.options.quick { 100 } else { 400 };
-    let (served, idle) = (stage.service("latency", None).await?, stage.service("latency-bare", None).await?);
+    let served = stage.service(Kind::Signup, "latency", Given::default()).await?;
+    let idle = stage.service(Kind::Signup, "latency-bare", Given::default()).await?;
     let trips = Trips { stage, served, idle, requests };
     let (mut ours, mut bare, mut commits, mut usages) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let runs = stage.options.runs();

@@ -13,18 +13,21 @@ use shardlane_runtime::gateway::RESPOND_ASYNC;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
-use crate::fill::{Requests, value_of};
+use crate::fill::{Asked, Series};
+use crate::kind::Kind;
 
 /// What is sent.
 #[derive(Clone, Debug)]
 pub struct Load {
     /// `host:port` of the gateway.
     pub host: String,
+    /// What kind of gateway it is.
+    pub kind: Kind,
     /// Connections.
     pub connections: usize,
     /// Ask to be answered before the outcome is known.
     pub acknowledge: bool,
-    /// Names are of their own for each seed.
+    /// Requests are of their own for each seed.
     pub seed: u64,
     /// When to begin counting.
     pub from: Instant,
@@ -70,7 +73,7 @@ async fn all_connections(load: Load) -> Result<Loaded> {
     let (sender, mut answers) = mpsc::unbounded_channel();
     let mut connections = tokio::task::JoinSet::new();
     for number in 0..load.connections {
-        let requests = Requests::new(load.seed * 1_000_000 + number as u64, 0.);
+        let requests = load.kind.series(load.seed * 1_000_000 + number as u64);
         connections.spawn(one_connection(load.clone(), requests, sender.clone()));
     }
     drop(sender);
@@ -89,13 +92,17 @@ async fn all_connections(load: Load) -> Result<Loaded> {
 
 type Answer = (u16, Instant, Instant);
 
-async fn one_connection(load: Load, mut requests: Requests, answers: mpsc::UnboundedSender<Answer>) -> Result<()> {
+async fn one_connection(
+    load: Load,
+    mut requests: Box<dyn Series>,
+    answers: mpsc::UnboundedSender<Answer>,
+) -> Result<()> {
     let stream = TcpStream::connect(&load.host).await?;
     stream.set_nodelay(true)?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     let driving = tokio::spawn(connection);
     while Instant::now() < load.to {
-        let request = request(&load, &mut requests)?;
+        let request = request(&load, requests.ask()?)?;
         let began = Instant::now();
         sender.ready().await?;
         let response = sender.send_request(request).await.context("the gateway closed a connection")?;
@@ -108,13 +115,12 @@ async fn one_connection(load: Load, mut requests: Requests, answers: mpsc::Unbou
     Ok(())
 }
 
-fn request(load: &Load, requests: &mut Requests) -> Result<Request<Full<Bytes>>> {
-    let (username, request_id) = requests.next();
-    let mut request = Request::post("/api/v1/signups")
+fn request(load: &Load, asked: Asked) -> Result<Request<Full<Bytes>>> {
+    let mut request = Request::post(load.kind.path())
         .header(header::HOST, &load.host)
         .header(header::CONTENT_TYPE, "application/json");
     if load.acknowledge {
         request = request.header("prefer", RESPOND_ASYNC);
     }
-    Ok(request.body(Full::new(value_of(&username, &request_id)?.into()))?)
+    Ok(request.body(Full::new(asked.value.into()))?)
 }

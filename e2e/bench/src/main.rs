@@ -3,10 +3,13 @@
 //! Runs inside `e2e/with-servers`; `e2e/bench/run` does that. It starts the real programs, and itself once more as
 //! each bare one, so that both sides are processes of their own.
 
+mod backlog;
+mod bank;
 mod bare;
 mod drain;
 mod fill;
 mod gateway;
+mod kind;
 mod latency;
 mod load;
 mod machine;
@@ -16,6 +19,7 @@ mod progress;
 mod report;
 mod stage;
 mod suite;
+mod transfers;
 mod usage;
 mod watch;
 
@@ -54,6 +58,9 @@ struct Options {
     /// Records that are drained while the memory is watched.
     #[arg(long, default_value_t = 1_000_000)]
     memory_records: u64,
+    /// Transfers that one run settles.
+    #[arg(long, default_value_t = 200_000)]
+    transfers: u64,
     /// Slots of the one worker.
     #[arg(long, default_value_t = 8)]
     slots: u32,
@@ -78,6 +85,12 @@ enum Measure {
     Latency,
     /// Requests that a gateway acknowledges.
     Gateway,
+    /// A backlog of transfers.
+    Transfers,
+    /// The same with few and many accounts, and after few and many payments.
+    TransferSizes,
+    /// Transfers that a gateway acknowledges.
+    TransferGateway,
 }
 
 impl Options {

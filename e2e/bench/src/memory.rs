@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 
-use crate::drain::Backlog;
+use crate::backlog::Backlog;
 use crate::report::{Row, Samples, Side, Target, Unit};
 
 /// One long drain; its memory as a row of the report.

@@ -126,7 +126,7 @@ impl Unit {
 }
 
 /// With a comma before every three digits.
-fn grouped(value: f64) -> String {
+pub fn grouped(value: f64) -> String {
     let digits = format!("{value:.0}");
     let groups: Vec<_> = digits.as_bytes().rchunks(3).rev().map(String::from_utf8_lossy).collect();
     groups.join(",")
@@ -136,6 +136,11 @@ impl Row {
     /// Ours to bare, by medians.
     pub fn ratio(&self) -> Option<f64> {
         Some(self.ours.samples.median() / self.bare.as_ref()?.samples.median())
+    }
+
+    /// The least that the ratio might be as well: ours at its slowest beside bare at its fastest.
+    pub fn least_ratio(&self) -> Option<f64> {
+        Some(percentile(&self.ours.samples.0, 0.) / percentile(&self.bare.as_ref()?.samples.0, 1.))
     }
 
     /// How it stands to its target.
@@ -277,6 +282,11 @@ mod tests {
         let row = row(&[1., 70., 900.], &[100., 100., 5.], Target::Ratio(0.7));
         assert_eq!(row.ratio(), Some(0.7));
         assert!(row.verdict().ends_with("reached"), "{}", row.verdict());
+    }
+
+    #[test]
+    fn the_least_ratio_has_bad_luck_on_our_side_only() {
+        assert_eq!(row(&[70., 60., 80.], &[90., 120., 100.], Target::Ratio(0.7)).least_ratio(), Some(0.5));
     }
 
     #[test]

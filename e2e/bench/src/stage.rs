@@ -4,15 +4,14 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use rdkafka::consumer::BaseConsumer;
-use shardlane_e2e::plain::PlainService;
+use shardlane_e2e::plain::{PlainService, administer};
 use shardlane_e2e::setting;
 use shardlane_runtime::config::{KafkaConfig, Partitioner, ServiceConfig, TopicConfig, roles};
 use shardlane_runtime::kafka;
-use shardlane_signup::service::{REQUEST, RESPONSE, SignupSettings};
-use sqlx::{Connection, PgConnection};
 use tokio::process::Command;
 
 use crate::Options;
+use crate::kind::Kind;
 use crate::progress::Progress;
 use crate::usage::Servers;
 
@@ -31,6 +30,15 @@ pub struct Stage {
     pub progress: Progress,
 }
 
+/// What a service is given instead of something of its own.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Given<'a> {
+    /// The topic in which its requests lie.
+    pub requests: Option<&'a str>,
+    /// What its database begins as a copy of.
+    pub database: Option<&'a str>,
+}
+
 impl Stage {
     /// On the servers that the environment names.
     pub fn new(options: Options) -> Result<Self> {
@@ -42,12 +50,14 @@ impl Stage {
         })
     }
 
-    /// A service with a database of its own. Its requests lie in a topic of its own too, or in the one that is given.
-    pub async fn service(&self, name: &str, requests: Option<&str>) -> Result<PlainService> {
-        let folder = self.folder().join(name);
-        PlainService::configured(folder, "signup", self.config(name, requests)?, 1)
-            .await
-            .with_context(|| format!("service {name}"))
+    /// A service with a database and topics of its own, but for what it is given.
+    pub async fn service(&self, kind: Kind, name: &str, given: Given<'_>) -> Result<PlainService> {
+        let (folder, config) = (self.folder().join(name), self.config(kind, name, given.requests)?);
+        let made = match given.database {
+            None => PlainService::configured(folder, kind.program(), config, 1).await,
+            Some(database) => PlainService::copied(folder, kind.program(), config, 1, database).await,
+        };
+        made.with_context(|| format!("service {name}"))
     }
 
     /// Where services have their files and logs.
@@ -55,20 +65,13 @@ impl Stage {
         self.options.output.join("services")
     }
 
-    fn config(&self, name: &str, requests: Option<&str>) -> Result<ServiceConfig> {
+    fn config(&self, kind: Kind, name: &str, requests: Option<&str>) -> Result<ServiceConfig> {
         let slots = self.options.slots;
-        let requests = requests.map_or_else(|| format!("{name}.request"), str::to_owned);
-        let topics = [
-            (REQUEST.to_owned(), requests, slots),
-            (RESPONSE.to_owned(), format!("{name}.response"), slots),
-            (roles::dead_letter(REQUEST), format!("{name}.request.dlq"), slots),
-            (roles::SLOTS.to_owned(), format!("{name}.slots"), 1),
-        ];
-        let topic = |(role, name, partitions)| TopicConfig {
+        let topic = |role: String| TopicConfig {
+            name: requests.filter(|_| role == kind.requests()).map_or_else(|| format!("{name}.{role}"), str::to_owned),
+            partitions: if role == roles::SLOTS { 1 } else { slots },
             compacted: role == roles::SLOTS,
             role,
-            name,
-            partitions,
             retention_ms: None,
             max_message_bytes: None,
         };
@@ -78,17 +81,16 @@ impl Stage {
             max_partitions: slots,
             partitioner: Partitioner::default(),
             kafka: self.kafka.clone(),
-            topics: topics.map(topic).into(),
+            topics: kind.roles().into_iter().map(topic).collect(),
             worker_url: String::new(),
             outcome_retention_ms: None,
-            settings: serde_json::from_value(serde_json::to_value(SignupSettings::default())?)?,
+            settings: serde_json::from_value(kind.settings()?)?,
         })
     }
 
     /// Writes out what earlier runs left to be written, so that each run finds the disk idle and a fresh checkpoint.
     pub async fn settle(&self) -> Result<()> {
-        let mut admin = PgConnection::connect(&setting("SHARDLANE_TEST_POSTGRES")?).await?;
-        sqlx::raw_sql("CHECKPOINT").execute(&mut admin).await?;
+        administer("CHECKPOINT".to_owned()).await?;
         if !Command::new("sync").status().await?.success() {
             bail!("sync failed");
         }

@@ -1,111 +1,41 @@
-//! The barest loop from Kafka into Postgres: one insert of arrays for each batch, committed by itself.
-//!
-//! While one batch is inserted, a thread reads the next one and encodes it to the last byte, so that the database waits
-//! for nothing but one round trip.
+//! The barest loop from Kafka into Postgres: one insert of arrays for each batch, committed by itself, and encoded to the
+//! last byte beforehand.
 
 use std::collections::HashSet;
-use std::path::PathBuf;
-use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
-use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::{Offset, TopicPartitionList};
-use shardlane_runtime::config::ServiceConfig;
-use shardlane_runtime::database::ShardAddress;
-use shardlane_runtime::reader::as_record;
+use anyhow::{Context, Result};
+use shardlane_runtime::ksuid;
 use shardlane_runtime::record::Record;
-use shardlane_runtime::{kafka, ksuid};
 use shardlane_signup::service::REQUEST;
 use shardlane_signup::tables::{OPEN, OPEN_IF_FREE};
 use shardlane_signup::wire::SignupRequest;
 use sqlx::Arguments as _;
 use sqlx::postgres::PgArguments;
-use tokio::sync::mpsc;
 
-/// How the loop works: what may make it faster.
-#[derive(clap::Args, Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Loop {
-    /// Records in a batch.
-    #[arg(long)]
-    pub batch: usize,
-    /// Insert in the order of the names, and so of the index.
-    #[arg(long)]
-    pub sorted: bool,
-    /// Names may come twice.
-    #[arg(long)]
-    pub repeats: bool,
-}
+use crate::bare::looped::{Encoder, Ends};
 
-impl Loop {
-    /// As arguments of the program.
-    pub fn arguments(self) -> Vec<String> {
-        let mut arguments = vec![format!("--batch={}", self.batch)];
-        arguments.extend(self.sorted.then(|| "--sorted".to_owned()));
-        arguments.extend(self.repeats.then(|| "--repeats".to_owned()));
-        arguments
-    }
-}
-
-/// Prints how many records are committed, after each commit.
+/// Opens accounts.
 #[derive(clap::Args)]
 pub struct Arguments {
-    #[arg(long)]
-    config: PathBuf,
-    #[arg(long, env = "SHARDLANE_POSTGRES_URI", hide_env_values = true)]
-    postgres_uri: String,
     #[command(flatten)]
-    how: Loop,
+    ends: Ends,
+    /// Names may come twice.
+    #[arg(long)]
+    repeats: bool,
 }
 
-/// A batch as the statement takes it.
-struct Encoded {
-    records: usize,
-    arguments: PgArguments,
-}
-
-/// Drains the topic of requests from its start to its present end.
+/// Drains the topic of requests.
 pub async fn run(arguments: Arguments) -> Result<()> {
-    let config = ServiceConfig::load(&arguments.config)?;
-    let mut connection = ShardAddress::parse(&arguments.postgres_uri)?.connect().await?;
-    let how = arguments.how;
-    let statement = if how.repeats { OPEN_IF_FREE } else { OPEN };
-    let (sender, mut batches) = mpsc::channel(1);
-    let reading = tokio::task::spawn_blocking(move || read(&config, how, &sender));
-    let mut committed = 0;
-    while let Some(Encoded { records, arguments }) = batches.recv().await {
+    let Arguments { ends, repeats } = arguments;
+    let space = ksuid::space_of(&ends.config()?.id);
+    let statement = if repeats { OPEN_IF_FREE } else { OPEN };
+    let mut connection = ends.connect().await?;
+    let batch = Batch { space, sorted: ends.how.sorted, repeats, rows: Vec::new(), names: HashSet::new() };
+    ends.join(batch, async |arguments| {
         sqlx::query_with(statement, arguments).execute(&mut connection).await?;
-        committed += records;
-        println!("{committed}");
-    }
-    reading.await?
-}
-
-fn read(config: &ServiceConfig, how: Loop, batches: &mpsc::Sender<Encoded>) -> Result<()> {
-    let topic = &config.topic(REQUEST)?.name;
-    let consumer: BaseConsumer = kafka::consumer(&config.kafka, &config.name).create()?;
-    let mut list = TopicPartitionList::new();
-    let mut left = 0;
-    for (slot, log) in kafka::extents(&consumer, topic, 0..config.max_partitions)? {
-        list.add_partition_offset(topic, slot.cast_signed(), Offset::Offset(log.start))?;
-        left += usize::try_from(log.end - log.start)?;
-    }
-    consumer.assign(&list)?;
-    let space = ksuid::space_of(&config.id);
-    let mut number = 0;
-    while left > 0 {
-        let mut batch = Batch::default();
-        while batch.records < how.batch.min(left) {
-            let Some(message) = consumer.poll(Duration::from_secs(1)) else { continue };
-            batch.take(space, how, &as_record(&message?))?;
-        }
-        left -= batch.records;
-        number += 1;
-        let encoded = Encoded { records: batch.records, arguments: batch.encode(how, number)? };
-        if batches.blocking_send(encoded).is_err() {
-            bail!("nobody inserts");
-        }
-    }
-    Ok(())
+        Ok(())
+    })
+    .await
 }
 
 struct Row {
@@ -116,23 +46,26 @@ struct Row {
     offset: i64,
 }
 
-#[derive(Default)]
 struct Batch {
-    records: usize,
+    space: u32,
+    sorted: bool,
+    repeats: bool,
     rows: Vec<Row>,
     names: HashSet<String>,
 }
 
-impl Batch {
-    fn take(&mut self, space: u32, how: Loop, record: &Record<'_>) -> Result<()> {
-        self.records += 1;
+impl Encoder for Batch {
+    const REQUESTS: &'static str = REQUEST;
+    type Encoded = PgArguments;
+
+    fn take(&mut self, record: &Record<'_>) -> Result<()> {
         let request: SignupRequest<'_> = serde_json::from_slice(record.value.context("no value")?)?;
-        if how.repeats && !self.names.insert(request.username.clone().into_owned()) {
+        if self.repeats && !self.names.insert(request.username.clone().into_owned()) {
             return Ok(());
         }
         self.rows.push(Row {
             username: request.username.into_owned(),
-            id: ksuid::of_record(space, record.slot, record.offset, record.timestamp),
+            id: ksuid::of_record(self.space, record.slot, record.offset, record.timestamp),
             request_id: request.request_id.into_owned(),
             slot: record.slot.cast_signed(),
             offset: record.offset,
@@ -140,12 +73,13 @@ impl Batch {
         Ok(())
     }
 
-    fn encode(mut self, how: Loop, number: i64) -> Result<PgArguments> {
-        if how.sorted {
-            self.rows.sort_unstable_by(|one, other| one.username.cmp(&other.username));
+    fn encode(&mut self, number: i64) -> Result<PgArguments> {
+        let mut rows = std::mem::take(&mut self.rows);
+        self.names.clear();
+        if self.sorted {
+            rows.sort_unstable_by(|one, other| one.username.cmp(&other.username));
         }
         let mut arguments = PgArguments::default();
-        let rows = &self.rows;
         let mut add = || {
             arguments.add(number)?;
             arguments.add(rows.iter().map(|row| row.slot).collect::<Vec<_>>())?;

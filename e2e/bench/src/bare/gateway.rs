@@ -15,8 +15,9 @@ use shardlane_runtime::intake::Keyspace;
 use shardlane_runtime::kafka;
 use shardlane_runtime::process::{self, Shutdown};
 use shardlane_runtime::producer::{Outgoing, Producer};
-use shardlane_signup::service::REQUEST;
-use shardlane_signup::wire::SignupRequest;
+
+use crate::fill::Asked;
+use crate::kind::Kind;
 
 /// Serves until it is told to stop.
 #[derive(clap::Args)]
@@ -25,9 +26,12 @@ pub struct Arguments {
     config: PathBuf,
     #[arg(long)]
     port: u16,
+    #[arg(long)]
+    kind: Kind,
 }
 
 struct Front {
+    kind: Kind,
     producer: Producer,
     keyspace: Keyspace,
     topic: Arc<str>,
@@ -39,13 +43,15 @@ type Failed = (StatusCode, String);
 pub async fn run(arguments: Arguments) -> Result<()> {
     let config = ServiceConfig::load(&arguments.config)?;
     let producer = kafka::prompt_producer(&config.kafka, "bare-gateway", Duration::from_secs(10));
+    let kind = arguments.kind;
     let front = Front {
+        kind,
         producer: Producer::new(&producer)?,
         keyspace: Keyspace::of(&config),
-        topic: config.topic(REQUEST)?.name.as_str().into(),
+        topic: config.topic(kind.requests())?.name.as_str().into(),
     };
     let routes = Router::new()
-        .route("/api/v1/signups", post(take))
+        .route(kind.path(), post(take))
         .route("/readyz", get(async || "ready"))
         .with_state(Arc::new(front));
     Ok(process::serve(arguments.port, routes, Shutdown::on_signal()?).await?)
@@ -53,15 +59,15 @@ pub async fn run(arguments: Arguments) -> Result<()> {
 
 async fn take(State(front): State<Arc<Front>>, body: Bytes) -> Result<StatusCode, Failed> {
     let bad = |error: serde_json::Error| (StatusCode::BAD_REQUEST, error.to_string());
-    let request: SignupRequest<'_> = serde_json::from_slice(&body).map_err(bad)?;
+    let Asked { key, value } = front.kind.understand(&body).map_err(bad)?;
     let record = Outgoing {
         topic: Arc::clone(&front.topic),
-        slot: front.keyspace.slot_of(request.username.as_bytes()),
-        key: Some(request.username.as_bytes().to_vec()),
-        value: Some(serde_json::to_vec(&request).map_err(bad)?),
+        slot: front.keyspace.slot_of(&key),
+        key: Some(key),
+        value: Some(value),
         headers: Vec::new(),
     };
     let refused = |error: rdkafka::error::KafkaError| (StatusCode::SERVICE_UNAVAILABLE, error.to_string());
     front.producer.publish(&record).await.map_err(refused)?;
-    Ok(StatusCode::ACCEPTED)
+    Ok(front.kind.taken())
 }

@@ -3,26 +3,32 @@
 
 mod drain;
 mod gateway;
+mod looped;
+mod transfers;
 
-pub use drain::Loop;
+pub use looped::Loop;
 
 /// A bare program.
 #[derive(clap::Subcommand)]
 pub enum Bare {
     /// A loop from Kafka into Postgres.
-    #[command(hide = true)]
-    BareDrain(drain::Arguments),
+    #[command(name = "bare-drain", hide = true)]
+    Drain(drain::Arguments),
+    /// A loop that settles transfers.
+    #[command(name = "bare-transfers", hide = true)]
+    Transfers(looped::Ends),
     /// An HTTP handler that awaits the producer.
-    #[command(hide = true)]
-    BareGateway(gateway::Arguments),
+    #[command(name = "bare-gateway", hide = true)]
+    Gateway(gateway::Arguments),
 }
 
 impl Bare {
     /// Runs it.
     pub async fn run(self) -> anyhow::Result<()> {
         match self {
-            Self::BareDrain(arguments) => drain::run(arguments).await,
-            Self::BareGateway(arguments) => gateway::run(arguments).await,
+            Self::Drain(arguments) => drain::run(arguments).await,
+            Self::Transfers(ends) => transfers::run(ends).await,
+            Self::Gateway(arguments) => gateway::run(arguments).await,
         }
     }
 }
