@@ -62,15 +62,15 @@ impl Bank {
         Ok(())
     }
 
-    /// Entries in the order of their ids, which are as random as those of transfers: so the largest index grows at its end,
-    /// and is made in a tenth of the time. Their offsets are before the first one of a topic.
+    /// Entries in the order of their ids, which are as random as those of transfers: so the largest index grows at its
+    /// end, and is made in a tenth of the time. Their offsets are before the first one of a topic.
     async fn write_entries(&self, database: &mut PgConnection) -> Result<()> {
         sqlx::raw_sql("SET work_mem = '256MB'").execute(&mut *database).await?;
         sqlx::query(
-            r#"INSERT INTO entry (slot, batch, record_offset, recorded_at, amount, balance, epoch, leg, currency, sender,
-                                  receiver, request_id)
-               SELECT a.slot, 0, row_number() OVER (ORDER BY e.id COLLATE "C") - $1 - 1, 0, 1, 1, 0, 'deposit', a.currency,
-                      a.id, a.id, e.id
+            r#"INSERT INTO entry (slot, batch, record_offset, recorded_at, amount, balance, epoch, leg, currency,
+                                  sender, receiver, request_id)
+               SELECT a.slot, 0, row_number() OVER (ORDER BY e.id COLLATE "C") - $1 - 1, 0, 1, 1, 0, 'deposit',
+                      a.currency, a.id, a.id, e.id
                FROM (SELECT number, md5(number::text)::uuid::text AS id FROM generate_series(1, $1) AS number) e
                JOIN (SELECT row_number() OVER () - 1 AS number, slot, id, currency FROM account) a
                     ON a.number = e.number % $2"#,

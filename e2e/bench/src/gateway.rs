@@ -29,7 +29,8 @@ struct Fronts<'a> {
     worker: Option<Process>,
 }
 
-/// What a gateway should reach that is alone: only what it does itself is measured, and no worker takes processors from it.
+/// What a gateway should reach that is alone: only what it does itself is measured, and no worker takes processors from
+/// it.
 const ALONE: Option<Target> = Some(Target::Ratio(0.7));
 
 /// All runs with sign-ups, as rows of the report.

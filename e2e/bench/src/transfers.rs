@@ -67,8 +67,8 @@ async fn growth(stage: &Stage, how: Loop, sizes: [(String, Bank); 2]) -> Result<
     let (large, mut most) = measured(large).await?;
     let told = |row: &Row| row.ratio().map_or_else(String::new, |ratio| format!("{ratio:.2}"));
     let note = format!(
-        "what counts is that the ratio does not fall: {} with {small}, {} with {large}; the target is the slowest run of \
-         ours beside the fastest one of bare with {small}; runs of each side: {runs}",
+        "what counts is that the ratio does not fall: {} with {small}, {} with {large}; the target is the slowest run \
+         of ours beside the fastest one of bare with {small}; runs of each side: {runs}",
         told(&least),
         told(&most)
     );

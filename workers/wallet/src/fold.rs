@@ -19,7 +19,8 @@ pub struct WalletPlan {
     pub account_ids: Column,
     /// The slots of the instructions, in order.
     pub slots: Vec<u32>,
-    /// The payments, once each however often they are in the batch, as places in `steps`.
+    /// The payments, once each however often they are in the batch, as places in `steps`; in the order of their requests, which
+    /// is that of the shard's largest index.
     pub payments: Vec<usize>,
     /// What of them is known beforehand, in columns.
     pub columns: Payments,
@@ -129,12 +130,21 @@ pub fn fold(batch: Vec<Accepted<Instruction>>) -> WalletPlan {
         })
         .collect();
     let pays = |at: &usize| steps[*at].first == *at && matches!(steps[*at].instruction, Instruction::Pay(_));
-    let payments: Vec<usize> = (0..steps.len()).filter(pays).collect();
+    let mut payments: Vec<usize> = (0..steps.len()).filter(pays).collect();
+    payments.sort_by(|one, other| request_id(&steps[*one]).cmp(request_id(&steps[*other])));
     let mut slots: Vec<u32> = steps.iter().map(|step| step.slot).collect::<HashSet<_>>().into_iter().collect();
     slots.sort_unstable();
     let account_ids = Column::of(accounts.iter().map(|account| &*account.id).collect());
     let columns = Payments::of(&steps, &payments);
     WalletPlan { steps, accounts, account_ids, slots, payments, columns }
+}
+
+fn request_id(step: &Step) -> &str {
+    match &step.instruction {
+        Instruction::Pay(payment) => &payment.request_id,
+        Instruction::Change { request_id, .. } => request_id,
+        Instruction::Mark { .. } => "",
+    }
 }
 
 /// For each instruction, the first one with its identity.

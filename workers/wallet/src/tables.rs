@@ -147,20 +147,23 @@ async fn changed(tx: &mut PgConnection, plan: &WalletPlan) -> sqlx::Result<HashM
 }
 
 async fn insert_entries(tx: &mut PgConnection, batch: i64, plan: &WalletPlan, decision: &Decision) -> sqlx::Result<()> {
-    let entries = &decision.entries;
-    if entries.is_empty() {
+    if decision.entries.is_empty() {
         return Ok(());
     }
+    let mut decided: Vec<Option<&Entry>> = vec![None; plan.steps.len()];
+    for entry in &decision.entries {
+        decided[entry.step] = Some(entry);
+    }
+    let keep: Vec<bool> = plan.payments.iter().map(|at| decided[*at].is_some()).collect();
+    let entries: Vec<&Entry> = plan.payments.iter().filter_map(|at| decided[*at]).collect();
     let picked;
     let columns = if entries.len() == plan.payments.len() {
         &plan.columns
     } else {
-        let mut left = entries.iter().map(|entry| entry.step).peekable();
-        let keep: Vec<bool> = plan.payments.iter().map(|at| left.next_if_eq(at).is_some()).collect();
         picked = plan.columns.pick(&keep);
         &picked
     };
-    let column = |value: fn(&Entry) -> Option<i64>| Column::of(entries.iter().map(value).collect());
+    let column = |value: fn(&Entry) -> Option<i64>| Column::of(entries.iter().map(|entry| value(entry)).collect());
     sqlx::query(
         "INSERT INTO entry (slot, batch, record_offset, recorded_at, amount, balance, previous, epoch, leg, currency, sender,
                             receiver, request_id, reason)

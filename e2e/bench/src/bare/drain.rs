@@ -1,5 +1,5 @@
-//! The barest loop from Kafka into Postgres: one insert of arrays for each batch, committed by itself, and encoded to the
-//! last byte beforehand.
+//! The barest loop from Kafka into Postgres: one insert of arrays for each batch, committed by itself, and encoded to
+//! the last byte beforehand.
 
 use std::collections::HashSet;
 

@@ -1,5 +1,5 @@
-//! What bare loops from Kafka into Postgres share: while one batch is written, a thread reads the next one and encodes it,
-//! so that the database waits for nothing but the loop's own statements.
+//! What bare loops from Kafka into Postgres share: while one batch is written, a thread reads the next one and encodes
+//! it, so that the database waits for nothing but the loop's own statements.
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! The barest loop that settles transfers: of each batch one transaction, which reads the accounts, inserts both entries of
-//! every transfer, and updates the accounts. All but what depends on balances is encoded beforehand.
+//! The barest loop that settles transfers: of each batch one transaction, which reads the accounts, inserts both
+//! entries of every transfer, and updates the accounts. All but what depends on balances is encoded beforehand.
 
 use std::collections::HashMap;
 
@@ -223,9 +223,10 @@ fn decide(accounts: &mut [Account], steps: &[Step]) -> sqlx::Result<Decided> {
 
 async fn insert(connection: &mut PgConnection, batch: &Encoded, (balances, previous): Decided) -> sqlx::Result<()> {
     sqlx::query(
-        "INSERT INTO entry (slot, batch, record_offset, recorded_at, amount, balance, previous, epoch, leg, currency, sender,
-                            receiver, request_id)
-         SELECT slot, $1, record_offset, recorded_at, amount, balance, previous, 0, leg, 'EUR', sender, receiver, request_id
+        "INSERT INTO entry (slot, batch, record_offset, recorded_at, amount, balance, previous, epoch, leg, currency,
+                            sender, receiver, request_id)
+         SELECT slot, $1, record_offset, recorded_at, amount, balance, previous, 0, leg, 'EUR', sender, receiver,
+                request_id
          FROM UNNEST($2::int[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::text[],
                      $9::text[], $10::text[], $11::text[])
               AS e(slot, record_offset, recorded_at, amount, balance, previous, leg, sender, receiver, request_id)",
