@@ -63,15 +63,18 @@ impl Bank {
     }
 
     /// Entries in the order of their ids, which are as random as those of transfers: so the largest index grows at its
-    /// end, and is made in a tenth of the time. Their offsets are before the first one of a topic.
+    /// end, and is made in a tenth of the time. Half of them follow from debits. Their numbers are before the first one of
+    /// a slot.
     async fn write_entries(&self, database: &mut PgConnection) -> Result<()> {
         sqlx::raw_sql("SET work_mem = '256MB'").execute(&mut *database).await?;
         sqlx::query(
-            r#"INSERT INTO entry (slot, batch, record_offset, recorded_at, amount, balance, epoch, leg, currency,
-                                  sender, receiver, request_id)
-               SELECT a.slot, 0, row_number() OVER (ORDER BY e.id COLLATE "C") - $1 - 1, 0, 1, 1, 0, 'deposit',
-                      a.currency, a.id, a.id, e.id
-               FROM (SELECT number, md5(number::text)::uuid::text AS id FROM generate_series(1, $1) AS number) e
+            r#"INSERT INTO entry (slot, batch, number, record_offset, recorded_at, amount, balance, epoch, leg, currency,
+                                  sender, receiver, request_id, debit_slot, debit_number)
+               SELECT a.slot, 0, row_number() OVER (ORDER BY e.id COLLATE "C") - $1 - 1, 0, 0, 1, 1, 0,
+                      CASE WHEN e.follows THEN 'incoming' ELSE 'deposit' END, a.currency, a.id, a.id, e.id,
+                      CASE WHEN e.follows THEN a.slot END, CASE WHEN e.follows THEN e.number - $1 - 1 END
+               FROM (SELECT number, md5(number::text)::uuid::text AS id, number % 2 = 0 AS follows
+                     FROM generate_series(1, $1) AS number) e
                JOIN (SELECT row_number() OVER () - 1 AS number, slot, id, currency FROM account) a
                     ON a.number = e.number % $2"#,
         )

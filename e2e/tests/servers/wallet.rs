@@ -276,7 +276,7 @@ async fn an_audit_finds_money_that_somebody_has_made() -> Result<()> {
     let wallet = Wallet::start("forged", spec("forged", 1, 2)).await?;
     wallet.bank.deposit("alice", 100, "d1").await?;
     wallet.bank.audited(100).await?;
-    let forged = br#"{"request_id":"f","account":"alice","direction":"incoming","amount":"1.00","currency":"EUR","from":"eve","epoch":0}"#;
+    let forged = br#"{"request_id":"f","account":"alice","direction":"incoming","amount":"1.00","currency":"EUR","from":"eve","epoch":0,"debit":{"slot":0,"number":1}}"#;
     let keyspace = Keyspace::of(&wallet.service.config);
     let (kafka, payments) = (setting("SHARDLANE_TEST_KAFKA")?, wallet.service.topic("payment")?);
     topic::put(&topic::producer(&kafka)?, payments, keyspace.slot_of(b"alice"), Some(b"alice"), Some(forged)).await?;

@@ -27,9 +27,9 @@ pub(crate) fn totals(row: &PgRow, at: usize) -> sqlx::Result<Totals> {
 /// The books of some slots.
 pub async fn read(tx: &mut PgConnection, slots: &[u32]) -> sqlx::Result<BTreeMap<u32, Books>> {
     let rows = sqlx::query(
-        "SELECT s.slot, COALESCE(e.epoch, 0), t.currency, t.deposited::text, t.sent::text, t.received::text,
-                t.sent_digest::text, t.received_digest::text
-         FROM UNNEST($1::int[]) AS s(slot) LEFT JOIN epoch e ON e.slot = s.slot LEFT JOIN totals t ON t.slot = s.slot",
+        "SELECT s.slot, COALESCE(b.epoch, 0), t.currency, t.deposited::text, t.sent::text, t.received::text,
+                t.sent_digest::text, t.received_digest::text, COALESCE(b.entries, 0)
+         FROM UNNEST($1::int[]) AS s(slot) LEFT JOIN book b ON b.slot = s.slot LEFT JOIN totals t ON t.slot = s.slot",
     )
     .bind(slots.iter().map(|slot| slot.cast_signed()).collect::<Vec<_>>())
     .fetch_all(tx)
@@ -37,7 +37,7 @@ pub async fn read(tx: &mut PgConnection, slots: &[u32]) -> sqlx::Result<BTreeMap
     let mut books: BTreeMap<u32, Books> = BTreeMap::new();
     for row in &rows {
         let books = books.entry(row.get::<i32, _>(0).unsigned_abs()).or_default();
-        books.epoch = row.get(1);
+        (books.epoch, books.entries) = (row.get(1), row.get(8));
         if let Some(currency) = row.get::<Option<&str>, _>(2) {
             books.totals.insert(parsed(currency)?, totals(row, 3)?);
         }
@@ -47,6 +47,7 @@ pub async fn read(tx: &mut PgConnection, slots: &[u32]) -> sqlx::Result<BTreeMap
 
 /// Writes what a batch has changed of them.
 pub async fn write(tx: &mut PgConnection, batch: i64, decision: &Decision) -> sqlx::Result<()> {
+    write_books(tx, batch, decision).await?;
     write_totals(tx, batch, decision).await?;
     if !decision.cuts.is_empty() {
         write_cuts(tx, batch, decision).await?;
@@ -78,6 +79,25 @@ impl Rows {
             column.push(number.to_string());
         }
     }
+}
+
+async fn write_books(tx: &mut PgConnection, batch: i64, decision: &Decision) -> sqlx::Result<()> {
+    let books = &decision.books;
+    if books.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "INSERT INTO book (slot, batch, epoch, entries)
+         SELECT slot, $1, epoch, entries FROM UNNEST($2::int[], $3::bigint[], $4::bigint[]) AS b(slot, epoch, entries)
+         ON CONFLICT (slot) DO UPDATE SET batch = EXCLUDED.batch, epoch = EXCLUDED.epoch, entries = EXCLUDED.entries",
+    )
+    .bind(batch)
+    .bind(books.keys().map(|slot| slot.cast_signed()).collect::<Vec<_>>())
+    .bind(books.values().map(|books| books.epoch).collect::<Vec<_>>())
+    .bind(books.values().map(|books| books.entries).collect::<Vec<_>>())
+    .execute(tx)
+    .await?;
+    Ok(())
 }
 
 async fn write_totals(tx: &mut PgConnection, batch: i64, decision: &Decision) -> sqlx::Result<()> {
@@ -150,16 +170,6 @@ async fn write_cuts(tx: &mut PgConnection, batch: i64, decision: &Decision) -> s
     .bind(received)
     .bind(sent_digest)
     .bind(received_digest)
-    .execute(&mut *tx)
-    .await?;
-    sqlx::query(
-        "INSERT INTO epoch (slot, batch, epoch)
-         SELECT slot, $1, max(epoch) FROM UNNEST($2::int[], $3::bigint[]) AS c(slot, epoch) GROUP BY slot
-         ON CONFLICT (slot) DO UPDATE SET batch = EXCLUDED.batch, epoch = EXCLUDED.epoch",
-    )
-    .bind(batch)
-    .bind(&rows.slots)
-    .bind(&rows.epochs)
     .execute(tx)
     .await?;
     Ok(())
@@ -200,7 +210,7 @@ fn place(epoch: i64) -> i32 {
 pub async fn tell(shard: &PgPool, balances: bool) -> sqlx::Result<Part<Vec<SlotBooks>>> {
     let mut snapshot = shard.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY").await?;
     let rows = sqlx::query(
-        "SELECT s.slot, COALESCE(e.epoch, 0) FROM slot s LEFT JOIN epoch e ON e.slot = s.slot
+        "SELECT s.slot, COALESCE(b.epoch, 0) FROM slot s LEFT JOIN book b ON b.slot = s.slot
          WHERE s.state IN ('active', 'leaving', 'fenced')",
     )
     .fetch_all(&mut *snapshot)

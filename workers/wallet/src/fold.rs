@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 use shardlane_runtime::column::Column;
 use shardlane_runtime::service::Accepted;
 
-use crate::wire::{Instruction, Leg, Payment};
+use crate::wire::{Identity, Instruction, Leg, Payment};
 
 /// A batch, ready for the shard.
 #[derive(Debug, PartialEq)]
@@ -73,6 +73,10 @@ pub struct Payments {
     pub receivers: Column,
     /// The amounts, in minor units.
     pub amounts: Column,
+    /// The slots of the debits from which they come.
+    pub debit_slots: Column,
+    /// The numbers of these debits.
+    pub debit_numbers: Column,
 }
 
 impl Payments {
@@ -93,6 +97,8 @@ impl Payments {
             request_ids: Column::of(paid.iter().map(|(_, payment)| &*payment.request_id).collect()),
             receivers: Column::of(paid.iter().map(|(_, payment)| &*payment.receiver).collect()),
             amounts: Column::of(paid.iter().map(|(_, payment)| payment.amount).collect()),
+            debit_slots: Column::of(paid.iter().map(|(_, payment)| Some(payment.debit?.slot.cast_signed())).collect()),
+            debit_numbers: Column::of(paid.iter().map(|(_, payment)| Some(payment.debit?.number)).collect()),
         }
     }
 
@@ -108,6 +114,8 @@ impl Payments {
             request_ids: pick(&self.request_ids),
             receivers: pick(&self.receivers),
             amounts: pick(&self.amounts),
+            debit_slots: pick(&self.debit_slots),
+            debit_numbers: pick(&self.debit_numbers),
         }
     }
 }
@@ -149,15 +157,14 @@ fn request_id(step: &Step) -> &str {
 
 /// For each instruction, the first one with its identity.
 fn firsts(batch: &[Accepted<Instruction>]) -> Vec<usize> {
-    let mut known: HashMap<(Option<Leg>, &str, &str), usize> = HashMap::with_capacity(batch.len());
+    let mut paid: HashMap<Identity<'_>, usize> = HashMap::with_capacity(batch.len());
+    let mut changed: HashMap<(&str, &str), usize> = HashMap::new();
     batch
         .iter()
         .enumerate()
         .map(|(at, accepted)| match &accepted.request {
-            Instruction::Pay(payment) => {
-                *known.entry((Some(payment.leg), &payment.sender, &payment.request_id)).or_insert(at)
-            }
-            Instruction::Change { account, request_id, .. } => *known.entry((None, account, request_id)).or_insert(at),
+            Instruction::Pay(payment) => *paid.entry(payment.identity()).or_insert(at),
+            Instruction::Change { account, request_id, .. } => *changed.entry((account, request_id)).or_insert(at),
             Instruction::Mark { .. } => at,
         })
         .collect()

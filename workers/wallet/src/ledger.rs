@@ -32,7 +32,7 @@ pub struct Account {
     pub limit: i64,
     /// Whether it takes part no more, but for what comes back.
     pub closed: bool,
-    /// The offset of its last entry.
+    /// The number of its last entry.
     pub last: Option<i64>,
 }
 
@@ -77,6 +77,8 @@ pub(crate) mod large {
 pub struct Books {
     /// The last audit that the slot has taken part in.
     pub epoch: i64,
+    /// The number of its last entry.
+    pub entries: i64,
     /// The totals, by currency.
     pub totals: BTreeMap<Currency, Totals>,
 }
@@ -114,7 +116,9 @@ pub struct Entry {
     pub currency: Currency,
     /// What the account holds afterwards, in minor units; `None` if it was not touched.
     pub balance: Option<i64>,
-    /// The offset of the account's entry before this one.
+    /// Its number in the slot: the one before it, and one.
+    pub number: i64,
+    /// The number of the account's entry before this one.
     pub previous: Option<i64>,
     /// The audit in which the slot was.
     pub epoch: i64,
@@ -225,7 +229,10 @@ impl Teller<'_> {
         let currency = payment.currency.or(account.map(|account| account.currency)).unwrap_or(self.rules.currency);
         let refused = self.judge(account, payment, currency).err();
         self.currencies[at] = Some(currency);
-        let epoch = self.books(step.slot).epoch;
+        let books = self.books(step.slot);
+        books.entries += 1;
+        let (epoch, number) = (books.epoch, books.entries);
+        self.change_books(step.slot);
         let moved = refused.is_none();
         self.keep_books(step, payment, currency, moved);
         let (mut balance, mut previous) = (None, None);
@@ -233,10 +240,10 @@ impl Teller<'_> {
             let change = if payment.leg == Leg::Outgoing { -payment.amount } else { payment.amount };
             let account = self.open(step.account, currency, self.rules.default_limit);
             account.balance += change;
-            (balance, previous) = (Some(account.balance), account.last.replace(step.offset));
+            (balance, previous) = (Some(account.balance), account.last.replace(number));
         }
         let reason = refused.or(payment.reason);
-        self.decision.entries.push(Entry { step: at, currency, balance, previous, epoch, reason });
+        self.decision.entries.push(Entry { step: at, currency, balance, number, previous, epoch, reason });
     }
 
     /// Whether this payment was decided before, and if so, whether it was another one.

@@ -12,7 +12,7 @@ use crate::money::{Currency, Minor};
 use crate::reason::Reason;
 use crate::service::PAYMENT;
 use crate::stored::parsed;
-use crate::wire::{Direction, Instruction, Leg, PaymentRecord};
+use crate::wire::{Debit, Direction, Instruction, Leg, PaymentRecord};
 
 /// What some batches have sent.
 #[derive(Debug)]
@@ -32,13 +32,15 @@ pub struct Owed {
     amount: i64,
     currency: Currency,
     epoch: i64,
+    debit: Debit,
     /// Why it goes back, if it does.
     reason: Option<Reason>,
 }
 
 impl Owed {
     fn message(&self) -> sqlx::Result<Message> {
-        message(&self.request_id, &self.sender, &self.receiver, (self.amount, self.currency, self.epoch), self.reason)
+        let money = (self.amount, self.currency, self.epoch, self.debit);
+        message(&self.request_id, &self.sender, &self.receiver, money, self.reason)
     }
 }
 
@@ -48,12 +50,14 @@ pub fn put_into_words(sent: Sent) -> sqlx::Result<Vec<Message>> {
         Sent::Now(plan, entries) => {
             let of = |entry: &Entry| {
                 let Instruction::Pay(payment) = &plan.steps[entry.step].instruction else { return None };
-                let back = match (payment.leg, entry.balance) {
-                    (Leg::Outgoing, Some(_)) => None,
-                    (Leg::Incoming, None) => entry.reason,
+                let (back, debit) = match (payment.leg, entry.balance, payment.debit) {
+                    (Leg::Outgoing, Some(_), _) => {
+                        (None, Debit { slot: plan.steps[entry.step].slot, number: entry.number })
+                    }
+                    (Leg::Incoming, None, Some(debit)) => (entry.reason, debit),
                     _ => return None,
                 };
-                let money = (payment.amount, entry.currency, entry.epoch);
+                let money = (payment.amount, entry.currency, entry.epoch, debit);
                 Some(message(&payment.request_id, &payment.sender, &payment.receiver, money, back))
             };
             entries.iter().filter_map(of).collect()
@@ -66,7 +70,7 @@ fn message(
     request_id: &str,
     sender: &str,
     receiver: &str,
-    (amount, currency, epoch): (i64, Currency, i64),
+    (amount, currency, epoch, debit): (i64, Currency, i64, Debit),
     back: Option<Reason>,
 ) -> sqlx::Result<Message> {
     let (direction, account) =
@@ -77,6 +81,7 @@ fn message(
         from: back.is_none().then(|| sender.into()),
         to: back.is_some().then(|| receiver.into()),
         epoch: Some(epoch),
+        debit: Some(debit),
         reason: back,
         ..PaymentRecord::new(direction, account, request_id)
     };
@@ -87,10 +92,11 @@ fn message(
 /// What some batches have sent, as the shard has it, in order.
 pub async fn read(shard: &mut PgConnection, range: BatchRange) -> sqlx::Result<Vec<Owed>> {
     let rows = sqlx::query(
-        "SELECT request_id, sender, receiver, amount, currency, epoch, CASE leg WHEN 'incoming' THEN reason END FROM entry
+        "SELECT request_id, sender, receiver, amount, currency, epoch, CASE leg WHEN 'incoming' THEN reason END,
+                COALESCE(debit_slot, slot), COALESCE(debit_number, number) FROM entry
          WHERE batch > $1 AND batch <= $2
            AND (leg = 'outgoing' AND balance IS NOT NULL OR leg = 'incoming' AND balance IS NULL)
-         ORDER BY batch, slot, record_offset",
+         ORDER BY batch, slot, number",
     )
     .bind(range.after)
     .bind(range.to)
@@ -105,6 +111,7 @@ pub async fn read(shard: &mut PgConnection, range: BatchRange) -> sqlx::Result<V
             currency: parsed(row.get(4))?,
             epoch: row.get(5),
             reason: row.get::<Option<&str>, _>(6).map(parsed).transpose()?,
+            debit: Debit { slot: row.get::<i32, _>(7).unsigned_abs(), number: row.get(8) },
         })
     };
     rows.iter().map(owed).collect()

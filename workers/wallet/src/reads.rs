@@ -49,8 +49,8 @@ pub struct AccountState {
 /// An entry as a worker tells of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EntryState {
-    /// Where its record lies in the slot; rises with each entry of an account.
-    pub offset: i64,
+    /// Its number in the slot; rises with each entry of an account.
+    pub number: i64,
     /// Milliseconds since 1970.
     pub recorded_at: i64,
     /// `outgoing`, `incoming`, `returned` or `deposit`.
@@ -84,6 +84,8 @@ pub struct SentState {
     pub under_way: bool,
     /// How often the id was used for something else.
     pub conflicts: i64,
+    /// The number of the debit.
+    pub number: i64,
 }
 
 /// What became of a deposit or of a change.
@@ -134,8 +136,8 @@ struct RequestQuery {
 #[derive(Deserialize)]
 struct ReceivedQuery {
     slot: u32,
-    sender: String,
-    request_id: String,
+    debit_slot: u32,
+    debit_number: i64,
 }
 
 #[derive(Deserialize)]
@@ -201,17 +203,17 @@ async fn account(State(shard): State<PgPool>, Query(query): Query<AccountQuery>)
 /// Along the account's chain, newest first.
 const CHAIN: &str = "WITH RECURSIVE chain AS (
         SELECT e.*, 1 AS length FROM entry e
-        WHERE e.slot = $1 AND e.record_offset = (
+        WHERE e.slot = $1 AND e.number = (
             SELECT CASE WHEN $3::bigint IS NULL THEN a.last_entry
-                        ELSE (SELECT b.previous FROM entry b WHERE b.slot = $1 AND b.record_offset = $3
+                        ELSE (SELECT b.previous FROM entry b WHERE b.slot = $1 AND b.number = $3
                               AND $2 = CASE b.leg WHEN 'incoming' THEN b.receiver ELSE b.sender END) END
             FROM account a WHERE a.id = $2)
         UNION ALL
-        SELECT e.*, c.length + 1 FROM chain c JOIN entry e ON e.slot = $1 AND e.record_offset = c.previous WHERE c.length < $4
+        SELECT e.*, c.length + 1 FROM chain c JOIN entry e ON e.slot = $1 AND e.number = c.previous WHERE c.length < $4
     )
-    SELECT x.record_offset, x.recorded_at, x.leg, x.sender, x.receiver, x.request_id, x.amount, x.balance, x.reason
+    SELECT x.number, x.recorded_at, x.leg, x.sender, x.receiver, x.request_id, x.amount, x.balance, x.reason
     FROM slot s LEFT JOIN chain x ON true WHERE s.slot = $1 AND s.state IN ('active', 'leaving', 'fenced')
-    ORDER BY x.record_offset DESC";
+    ORDER BY x.number DESC";
 
 async fn entries(State(shard): State<PgPool>, Query(query): Query<EntriesQuery>) -> Told<Vec<EntryState>> {
     let rows = sqlx::query(CHAIN)
@@ -226,10 +228,10 @@ async fn entries(State(shard): State<PgPool>, Query(query): Query<EntriesQuery>)
         return Ok(Json(Answer::Elsewhere));
     }
     let entry = |row: &PgRow| -> Option<sqlx::Result<EntryState>> {
-        let offset = row.get::<Option<i64>, _>(0)?;
+        let number = row.get::<Option<i64>, _>(0)?;
         let reason = row.get::<Option<&str>, _>(8).map(parsed).transpose();
         Some(reason.map(|reason| EntryState {
-            offset,
+            number,
             recorded_at: row.get(1),
             leg: row.get(2),
             sender: row.get(3),
@@ -246,13 +248,13 @@ async fn entries(State(shard): State<PgPool>, Query(query): Query<EntriesQuery>)
 
 async fn sent(State(shard): State<PgPool>, Query(query): Query<RequestQuery>) -> Told<Option<SentState>> {
     let statement = owned!(
-        "x.receiver, x.amount, x.currency, x.reason, x.under_way, x.conflicts",
-        "SELECT o.receiver, o.amount, o.currency, COALESCE(o.reason, r.reason) AS reason,
+        "x.receiver, x.amount, x.currency, x.reason, x.under_way, x.conflicts, x.number",
+        "SELECT o.receiver, o.amount, o.currency, o.number, COALESCE(o.reason, r.reason) AS reason,
                 o.balance IS NOT NULL AND r.balance IS NULL AS under_way,
                 (SELECT count(*) FROM conflict c
                  WHERE c.request_id = $3 AND c.account = $2 AND c.what = 'outgoing') AS conflicts
-         FROM entry o LEFT JOIN entry r ON r.request_id = $3 AND r.sender = $2 AND r.leg = 'returned'
-         WHERE o.request_id = $3 AND o.sender = $2 AND o.leg = 'outgoing'"
+         FROM entry o LEFT JOIN entry r ON r.debit_slot = o.slot AND r.debit_number = o.number AND r.leg = 'returned'
+         WHERE o.request_id = $3 AND o.sender = $2 AND o.leg = 'outgoing' AND o.debit_number IS NULL"
     );
     let asked = sqlx::query(statement).bind(query.slot.cast_signed()).bind(&query.account).bind(&query.request_id);
     let row = asked.fetch_optional(&shard).await.map_err(shard_error)?;
@@ -260,7 +262,8 @@ async fn sent(State(shard): State<PgPool>, Query(query): Query<RequestQuery>) ->
         let Some(receiver) = row.get(0) else { return Ok(None) };
         let (amount, currency) = (row.get(1), parsed(row.get(2))?);
         let reason = row.get::<Option<&str>, _>(3).map(parsed).transpose()?;
-        Ok(Some(SentState { receiver, amount, currency, reason, under_way: row.get(4), conflicts: row.get(5) }))
+        let (under_way, conflicts, number) = (row.get(4), row.get(5), row.get(6));
+        Ok(Some(SentState { receiver, amount, currency, reason, under_way, conflicts, number }))
     })
 }
 
@@ -268,10 +271,11 @@ async fn sent(State(shard): State<PgPool>, Query(query): Query<RequestQuery>) ->
 async fn received(State(shard): State<PgPool>, Query(query): Query<ReceivedQuery>) -> Told<Option<bool>> {
     let statement = owned!(
         "x.credited",
-        "SELECT balance IS NOT NULL AS credited FROM entry WHERE request_id = $3 AND sender = $2 AND leg = 'incoming'"
+        "SELECT balance IS NOT NULL AS credited FROM entry
+         WHERE debit_slot = $2 AND debit_number = $3 AND leg = 'incoming'"
     );
-    let asked = sqlx::query(statement).bind(query.slot.cast_signed()).bind(&query.sender).bind(&query.request_id);
-    let row = asked.fetch_optional(&shard).await.map_err(shard_error)?;
+    let asked = sqlx::query(statement).bind(query.slot.cast_signed()).bind(query.debit_slot.cast_signed());
+    let row = asked.bind(query.debit_number).fetch_optional(&shard).await.map_err(shard_error)?;
     answer(row, |row| Ok(row.get(0)))
 }
 
@@ -281,7 +285,7 @@ async fn senders(
 ) -> Result<Json<Part<Vec<String>>>, Failed> {
     let row = sqlx::query(
         "SELECT ARRAY(SELECT slot FROM slot WHERE state IN ('active', 'leaving', 'fenced')),
-                ARRAY(SELECT sender FROM entry WHERE request_id = $1 AND leg = 'outgoing'
+                ARRAY(SELECT sender FROM entry WHERE request_id = $1 AND leg = 'outgoing' AND debit_number IS NULL
                       AND slot IN (SELECT slot FROM slot WHERE state IN ('active', 'leaving', 'fenced')) LIMIT 10)",
     )
     .bind(&query.request_id)
@@ -299,7 +303,7 @@ async fn done(State(shard): State<PgPool>, Query(query): Query<RequestQuery>) ->
                 CASE WHEN d.balance IS NULL THEN d.reason END AS deposit_refused
          FROM (SELECT 1) AS one
          LEFT JOIN change c ON c.account = $2 AND c.request_id = $3
-         LEFT JOIN entry d ON d.request_id = $3 AND d.sender = $2 AND d.leg = 'deposit'"
+         LEFT JOIN entry d ON d.request_id = $3 AND d.sender = $2 AND d.leg = 'deposit' AND d.debit_number IS NULL"
     );
     let asked = sqlx::query(statement).bind(query.slot.cast_signed()).bind(&query.account).bind(&query.request_id);
     let row = asked.fetch_optional(&shard).await.map_err(shard_error)?;

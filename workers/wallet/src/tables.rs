@@ -17,7 +17,7 @@ use crate::wire::{Change, Instruction};
 /// Statements that make the tables.
 pub const DDL: &str = include_str!("schema.sql");
 /// The tables.
-pub const TABLES: [&str; 7] = ["account", "entry", "change", "conflict", "totals", "epoch", "cut"];
+pub const TABLES: [&str; 7] = ["account", "entry", "change", "conflict", "totals", "book", "cut"];
 
 /// Writes a batch. Gives what was decided.
 pub async fn apply(
@@ -99,14 +99,25 @@ async fn accounts(tx: &mut PgConnection, plan: &WalletPlan) -> sqlx::Result<Vec<
 /// Which of the batch's payments the shard knows already.
 async fn decided(tx: &mut PgConnection, plan: &WalletPlan) -> sqlx::Result<HashMap<usize, Content>> {
     let rows = sqlx::query(
-        r#"SELECT k.place, e.receiver, e.amount, e.currency
-           FROM UNNEST($1::text[], $2::text[], $3::text[]) WITH ORDINALITY AS k(request_id, sender, leg, place)
-           JOIN entry e ON e.request_id = k.request_id COLLATE "C" AND e.sender = k.sender COLLATE "C"
-                       AND e.leg = k.leg COLLATE "C""#,
+        r#"WITH k AS (
+               SELECT * FROM UNNEST($1::text[], $2::text[], $3::text[], $4::int[], $5::bigint[]) WITH ORDINALITY
+                   AS k(request_id, sender, leg, debit_slot, debit_number, place)
+           )
+           SELECT k.place, e.receiver, e.amount, e.currency
+           FROM k JOIN entry e ON e.request_id = k.request_id COLLATE "C" AND e.sender = k.sender COLLATE "C"
+                               AND e.leg = k.leg COLLATE "C"
+           WHERE k.debit_number IS NULL AND e.debit_number IS NULL
+           UNION ALL
+           SELECT k.place, e.receiver, e.amount, e.currency
+           FROM k JOIN entry e ON e.debit_slot = k.debit_slot AND e.debit_number = k.debit_number
+                               AND e.leg = k.leg COLLATE "C"
+           WHERE e.debit_number IS NOT NULL"#,
     )
     .bind(&plan.columns.request_ids)
     .bind(&plan.columns.senders)
     .bind(&plan.columns.legs)
+    .bind(&plan.columns.debit_slots)
+    .bind(&plan.columns.debit_numbers)
     .fetch_all(tx)
     .await?;
     let content = |row: &PgRow| -> sqlx::Result<_> {
@@ -165,14 +176,15 @@ async fn insert_entries(tx: &mut PgConnection, batch: i64, plan: &WalletPlan, de
     };
     let column = |value: fn(&Entry) -> Option<i64>| Column::of(entries.iter().map(|entry| value(entry)).collect());
     sqlx::query(
-        "INSERT INTO entry (slot, batch, record_offset, recorded_at, amount, balance, previous, epoch, leg, currency, sender,
-                            receiver, request_id, reason)
-         SELECT slot, $1, record_offset, recorded_at, amount, balance, previous, epoch, leg, currency, sender,
-                receiver, request_id, reason
+        "INSERT INTO entry (slot, batch, number, record_offset, recorded_at, amount, balance, previous, epoch, debit_number,
+                            debit_slot, leg, currency, sender, receiver, request_id, reason)
+         SELECT slot, $1, number, record_offset, recorded_at, amount, balance, previous, epoch, debit_number, debit_slot, leg,
+                currency, sender, receiver, request_id, reason
          FROM UNNEST($2::int[], $3::bigint[], $4::bigint[], $5::bigint[], $6::text[], $7::text[], $8::text[], $9::text[],
-                     $10::bigint[], $11::bigint[], $12::bigint[], $13::text[], $14::text[])
-              AS e(slot, record_offset, recorded_at, amount, leg, sender, receiver, request_id, balance, previous, epoch,
-                   currency, reason)",
+                     $10::int[], $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[], $15::bigint[], $16::text[],
+                     $17::text[])
+              AS e(slot, record_offset, recorded_at, amount, leg, sender, receiver, request_id, debit_slot, debit_number,
+                   number, balance, previous, epoch, currency, reason)",
     )
     .bind(batch)
     .bind(&columns.slots)
@@ -183,6 +195,9 @@ async fn insert_entries(tx: &mut PgConnection, batch: i64, plan: &WalletPlan, de
     .bind(&columns.senders)
     .bind(&columns.receivers)
     .bind(&columns.request_ids)
+    .bind(&columns.debit_slots)
+    .bind(&columns.debit_numbers)
+    .bind(entries.iter().map(|entry| entry.number).collect::<Vec<_>>())
     .bind(column(|entry| entry.balance))
     .bind(column(|entry| entry.previous))
     .bind(entries.iter().map(|entry| entry.epoch).collect::<Vec<_>>())

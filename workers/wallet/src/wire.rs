@@ -89,9 +89,21 @@ pub struct PaymentRecord<'a> {
     /// The lowest balance that the account may have.
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<Cow<'a, str>>,
+    /// The debit from which the amount comes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub debit: Option<Debit>,
     /// Why an amount comes back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<Reason>,
+}
+
+/// An entry that took money from its account: where it is, for ever and for no other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Debit {
+    /// The slot of the account that paid.
+    pub slot: u32,
+    /// The entry's number there.
+    pub number: i64,
 }
 
 impl<'a> PaymentRecord<'a> {
@@ -107,6 +119,7 @@ impl<'a> PaymentRecord<'a> {
             to: None,
             epoch: None,
             limit: None,
+            debit: None,
             reason: None,
         }
     }
@@ -144,7 +157,7 @@ pub struct Payment {
     pub leg: Leg,
     /// The request.
     pub request_id: String,
-    /// The account that pays; with the request and the leg, the payment's identity. A deposit's is its account.
+    /// The account that pays; a deposit's is its account.
     pub sender: String,
     /// The account that is paid.
     pub receiver: String,
@@ -154,11 +167,30 @@ pub struct Payment {
     pub currency: Option<Currency>,
     /// The audit in which the sending slot was when it sent this; 0 if no slot has.
     pub epoch: i64,
+    /// The debit from which it comes, if it comes from one.
+    pub debit: Option<Debit>,
     /// Why it comes back.
     pub reason: Option<Reason>,
 }
 
+/// By what a payment is known, so that it is made once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Identity<'a> {
+    /// Asked for by whoever pays: leg, account and request.
+    Asked(Leg, &'a str, &'a str),
+    /// What comes of a debit.
+    Follows(Leg, Debit),
+}
+
 impl Payment {
+    /// By what it is known.
+    pub fn identity(&self) -> Identity<'_> {
+        match self.debit {
+            Some(debit) => Identity::Follows(self.leg, debit),
+            None => Identity::Asked(self.leg, &self.sender, &self.request_id),
+        }
+    }
+
     /// The account that it is for.
     pub fn account(&self) -> &str {
         if self.leg == Leg::Incoming { &self.receiver } else { &self.sender }
@@ -291,10 +323,14 @@ fn parse_leg(leg: Leg, payment: PaymentRecord<'_>) -> Result<Instruction, Reject
     if sent && payment.currency.is_none() {
         return Err(missing("a currency"));
     }
+    let debit = payment.debit.filter(|_| sent);
+    if sent && debit.is_none_or(|debit| debit.number < 1) {
+        return Err(missing("the debit from which it comes"));
+    }
     let (account, other) = (payment.account.into_owned(), other.into_owned());
     let (sender, receiver) = if leg == Leg::Incoming { (other, account) } else { (account, other) };
     let (request_id, currency, reason) = (payment.request_id.into_owned(), payment.currency, payment.reason);
-    Ok(Instruction::Pay(Payment { leg, request_id, sender, receiver, amount, currency, epoch, reason }))
+    Ok(Instruction::Pay(Payment { leg, request_id, sender, receiver, amount, currency, epoch, debit, reason }))
 }
 
 fn parse_change(payment: PaymentRecord<'_>) -> Result<Instruction, Rejection> {
@@ -382,11 +418,14 @@ mod tests {
                 r#"{{"request_id":"r","account":"Bob","direction":"incoming","amount":"1.00","from":"Alice"{more}}}"#
             )
         };
+        let debit = r#","debit":{"slot":3,"number":7}"#;
         assert!(rejected(&value(r#","currency":"EUR""#)).contains("epoch"));
         assert!(rejected(&value(r#","epoch":1"#)).contains("currency"));
+        assert!(rejected(&value(r#","epoch":1,"currency":"EUR""#)).contains("debit"));
         assert!(rejected(&value(r#","epoch":-1,"currency":"EUR""#)).contains("epoch"));
-        assert!(parse_payment(&record("Bob", &value(r#","epoch":1,"currency":"EUR","new_field":1"#))).is_ok());
-        assert!(parse_payment(&record("Ann", &value(r#","epoch":1,"currency":"EUR""#))).is_err(), "another's key");
+        let whole = value(&format!(r#","epoch":1,"currency":"EUR","new_field":1{debit}"#));
+        assert!(parse_payment(&record("Bob", &whole)).is_ok());
+        assert!(parse_payment(&record("Ann", &whole)).is_err(), "another's key");
     }
 
     #[test]

@@ -24,7 +24,7 @@ pub async fn run(ends: Ends) -> Result<()> {
     let batch = Batch {
         keyspace: Keyspace::of(&ends.config()?),
         sorted: ends.how.sorted,
-        next: HashMap::new(),
+        last: HashMap::new(),
         accounts: Vec::new(),
         places: HashMap::new(),
         transfers: Vec::new(),
@@ -32,12 +32,12 @@ pub async fn run(ends: Ends) -> Result<()> {
     ends.join(batch, async |encoded| settle(&mut connection, encoded).await).await
 }
 
-/// A side of a transfer: an account's place in the batch, and where its entry would lie in the log of its slot.
+/// A side of a transfer: an account's place in the batch, and the number of its entry in the account's slot.
 #[derive(Clone, Copy)]
 struct Side {
     account: usize,
     slot: i32,
-    offset: i64,
+    number: i64,
 }
 
 struct Transfer {
@@ -51,8 +51,8 @@ struct Transfer {
 struct Batch {
     keyspace: Keyspace,
     sorted: bool,
-    /// The next offset of each slot, over all batches.
-    next: HashMap<i32, i64>,
+    /// The last number of each slot, over all batches.
+    last: HashMap<i32, i64>,
     /// The accounts of a batch, with their slots.
     accounts: Vec<(String, i32)>,
     places: HashMap<String, usize>,
@@ -77,7 +77,9 @@ struct Encoded {
     /// The transfers in the order in which they were read.
     steps: Vec<Step>,
     slots: Column,
-    offsets: Column,
+    numbers: Column,
+    debit_slots: Column,
+    debit_numbers: Column,
     timestamps: Column,
     amounts: Column,
     legs: Column,
@@ -97,9 +99,9 @@ impl Batch {
             }
         };
         let slot = self.accounts[account].1;
-        let next = self.next.entry(slot).or_default();
-        *next += 1;
-        Side { account, slot, offset: *next - 1 }
+        let last = self.last.entry(slot).or_default();
+        *last += 1;
+        Side { account, slot, number: *last }
     }
 
     /// The accounts of the batch in the order of their index, to which all sides now point.
@@ -149,13 +151,16 @@ impl Encoder for Batch {
             .flat_map(|transfer| [(Leg::Outgoing, &transfer.from, transfer), (Leg::Incoming, &transfer.to, transfer)])
             .collect();
         let id = |side: &Side| &*accounts[side.account].0;
+        let debit = |(leg, _, transfer): &(Leg, &Side, &Transfer)| (*leg == Leg::Incoming).then_some(transfer.from);
         Ok(Encoded {
             number,
             ids: Column::of(accounts.iter().map(|(id, _)| &**id).collect()),
             accounts: accounts.len(),
             steps,
             slots: Column::of(entries.iter().map(|(_, side, _)| side.slot).collect()),
-            offsets: Column::of(entries.iter().map(|(_, side, _)| side.offset).collect()),
+            numbers: Column::of(entries.iter().map(|(_, side, _)| side.number).collect()),
+            debit_slots: Column::of(entries.iter().map(|entry| Some(debit(entry)?.slot)).collect()),
+            debit_numbers: Column::of(entries.iter().map(|entry| Some(debit(entry)?.number)).collect()),
             timestamps: Column::of(entries.iter().map(|(.., transfer)| transfer.timestamp).collect()),
             amounts: Column::of(entries.iter().map(|(.., transfer)| transfer.amount).collect()),
             legs: Column::of(entries.iter().map(|(leg, ..)| leg.as_str()).collect()),
@@ -215,7 +220,7 @@ fn decide(accounts: &mut [Account], steps: &[Step]) -> sqlx::Result<Decided> {
             let account = &mut accounts[side.account];
             account.balance += change;
             decided.0[place] = account.balance;
-            decided.1[place] = account.last.replace(side.offset);
+            decided.1[place] = account.last.replace(side.number);
         }
     }
     Ok(decided)
@@ -223,17 +228,18 @@ fn decide(accounts: &mut [Account], steps: &[Step]) -> sqlx::Result<Decided> {
 
 async fn insert(connection: &mut PgConnection, batch: &Encoded, (balances, previous): Decided) -> sqlx::Result<()> {
     sqlx::query(
-        "INSERT INTO entry (slot, batch, record_offset, recorded_at, amount, balance, previous, epoch, leg, currency,
-                            sender, receiver, request_id)
-         SELECT slot, $1, record_offset, recorded_at, amount, balance, previous, 0, leg, 'EUR', sender, receiver,
-                request_id
+        "INSERT INTO entry (slot, batch, number, record_offset, recorded_at, amount, balance, previous, epoch, debit_slot,
+                            debit_number, leg, currency, sender, receiver, request_id)
+         SELECT slot, $1, number, number, recorded_at, amount, balance, previous, 0, debit_slot, debit_number, leg, 'EUR',
+                sender, receiver, request_id
          FROM UNNEST($2::int[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::text[],
-                     $9::text[], $10::text[], $11::text[])
-              AS e(slot, record_offset, recorded_at, amount, balance, previous, leg, sender, receiver, request_id)",
+                     $9::text[], $10::text[], $11::text[], $12::int[], $13::bigint[])
+              AS e(slot, number, recorded_at, amount, balance, previous, leg, sender, receiver, request_id, debit_slot,
+                   debit_number)",
     )
     .bind(batch.number)
     .bind(&batch.slots)
-    .bind(&batch.offsets)
+    .bind(&batch.numbers)
     .bind(&batch.timestamps)
     .bind(&batch.amounts)
     .bind(balances)
@@ -242,6 +248,8 @@ async fn insert(connection: &mut PgConnection, batch: &Encoded, (balances, previ
     .bind(&batch.senders)
     .bind(&batch.receivers)
     .bind(&batch.request_ids)
+    .bind(&batch.debit_slots)
+    .bind(&batch.debit_numbers)
     .execute(connection)
     .await?;
     Ok(())

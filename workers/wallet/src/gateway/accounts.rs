@@ -248,17 +248,17 @@ pub(super) async fn entries(
     let query: Vec<_> = [("account", &*account), ("limit", &*limit_text)].into_iter().chain(before).collect();
     let found: Vec<EntryState> = wallet.read(&account, ENTRIES, &query).await?;
     let full = i64::try_from(found.len()).unwrap_or(i64::MAX) == limit;
-    let next = found.last().filter(|_| full).map(|entry| entry.offset);
+    let next = found.last().filter(|_| full).map(|entry| entry.number);
     let entries = found.into_iter().map(|entry| shown(&account, entry)).collect();
     Ok(Json(Entries { entries, next }))
 }
 
 fn shown(account: &str, entry: EntryState) -> Entry {
-    let EntryState { offset, recorded_at, leg, sender, receiver, request_id, amount, balance, reason } = entry;
+    let EntryState { number, recorded_at, leg, sender, receiver, request_id, amount, balance, reason } = entry;
     let amount = if leg == "outgoing" { -amount } else { amount };
     let other = if sender == account { receiver } else { sender };
     Entry {
-        number: offset,
+        number,
         recorded_at,
         counterparty: if leg == "deposit" { "@deposits".to_owned() } else { other },
         direction: leg,

@@ -145,9 +145,12 @@ pub(super) async fn state(
     };
     checked_account(&from)?;
     let sent: Option<SentState> = wallet.read(&from, SENT, &[("account", &from), ("request_id", &id)]).await?;
-    let SentState { receiver: to, amount, currency, reason, under_way, conflicts } = sent.ok_or_else(unknown)?;
+    let SentState { receiver: to, amount, currency, reason, under_way, conflicts, number } =
+        sent.ok_or_else(unknown)?;
     let state = if under_way {
-        let query = [("sender", &*from), ("request_id", &*id)];
+        let slot = wallet.gateway.keyspace.slot_of(from.as_bytes());
+        let (slot, number) = (slot.to_string(), number.to_string());
+        let query = [("debit_slot", &*slot), ("debit_number", &*number)];
         // One that the receiver has sent back is pending until it is there.
         let credited: Option<bool> = wallet.read(&to, RECEIVED, &query).await?;
         if credited == Some(true) { State::Settled } else { State::Pending }

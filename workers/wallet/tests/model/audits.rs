@@ -9,7 +9,7 @@ use shardlane_wallet::audit::{SlotBooks, Verdict, audits, call, imbalances, newe
 use shardlane_wallet::ledger::Decision;
 use shardlane_wallet::wire::{Direction, Instruction, Leg, PaymentRecord, mark};
 
-use crate::world::{Shard, rules, understand};
+use crate::world::{Shard, id_of, rules, understand};
 
 const SLOTS: u32 = 4;
 const STEPS: u32 = 300;
@@ -173,7 +173,7 @@ fn alter(fault: Fault, shard: &mut Shard, batch: &mut [Accepted<Instruction>]) -
         if payment.leg != Leg::Incoming {
             return false;
         }
-        let id = (payment.leg, payment.sender.clone(), payment.request_id.clone());
+        let id = id_of(payment);
         let now = shard.books.epoch;
         match fault {
             Fault::Double => shard.moved.remove(&id) == Some(true) && shard.decided.remove(&id).is_some(),

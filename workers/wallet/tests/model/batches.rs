@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use shardlane_runtime::service::Accepted;
 use shardlane_wallet::ledger::Rules;
 use shardlane_wallet::money::Currency;
-use shardlane_wallet::wire::{Change, Instruction, Leg, Payment};
+use shardlane_wallet::wire::{Change, Debit, Instruction, Leg, Payment};
 
 use crate::plain::{Plain, PlainAccount};
 use crate::world::{Shard, currency, rules};
@@ -17,12 +17,24 @@ fn instruction() -> impl Strategy<Value = Instruction> {
     let leg = prop_oneof![
         4 => Just(Leg::Outgoing), 3 => Just(Leg::Incoming), 1 => Just(Leg::Returned), 2 => Just(Leg::Deposit)
     ];
-    let pay = (leg, request(), name(), name(), 1..60_i64, money()).prop_map(
-        |(leg, request_id, sender, receiver, amount, currency)| {
+    let debit = (0..2_u32, 1..8_i64).prop_map(|(slot, number)| Debit { slot, number });
+    let pay = (leg, request(), name(), name(), 1..60_i64, money(), debit).prop_map(
+        |(leg, request_id, sender, receiver, amount, currency, debit)| {
             let receiver = if leg == Leg::Deposit { sender.clone() } else { receiver };
             let sent = matches!(leg, Leg::Incoming | Leg::Returned);
             let currency = if sent { currency.or(Some(self::currency("EUR"))) } else { currency };
-            Instruction::Pay(Payment { leg, request_id, sender, receiver, amount, currency, epoch: 0, reason: None })
+            let debit = sent.then_some(debit);
+            Instruction::Pay(Payment {
+                leg,
+                request_id,
+                sender,
+                receiver,
+                amount,
+                currency,
+                epoch: 0,
+                debit,
+                reason: None,
+            })
         },
     );
     let change = prop_oneof![

@@ -6,7 +6,7 @@ use shardlane_wallet::ledger::Rules;
 use shardlane_wallet::money::{Currency, MAX_BALANCE};
 use shardlane_wallet::wire::{Change, Instruction, Leg, Payment};
 
-use crate::world::Id;
+use crate::world::{Id, id_of};
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct PlainAccount {
@@ -45,7 +45,7 @@ impl Plain {
     }
 
     fn pay(&mut self, rules: &Rules, payment: &Payment) {
-        let id = (payment.leg, payment.sender.clone(), payment.request_id.clone());
+        let id = id_of(payment);
         if let Some((receiver, amount, currency)) = self.first.get(&id) {
             let same = *receiver == payment.receiver
                 && *amount == payment.amount

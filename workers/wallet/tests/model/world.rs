@@ -11,7 +11,7 @@ use shardlane_wallet::fold::{WalletPlan, fold};
 use shardlane_wallet::ledger::{Account, Before, Books, Content, Decision, Late, Rules, decide};
 use shardlane_wallet::messages::{Sent, put_into_words};
 use shardlane_wallet::money::Currency;
-use shardlane_wallet::wire::{Change, Instruction, Leg, parse_payment};
+use shardlane_wallet::wire::{Change, Instruction, Leg, Payment, parse_payment};
 
 pub fn currency(text: &str) -> Currency {
     text.parse().unwrap()
@@ -21,8 +21,15 @@ pub fn rules() -> Rules {
     Rules { currency: currency("EUR"), default_limit: 0, open_on_first_credit: true }
 }
 
-/// Identity of a payment.
+/// Identity of a payment: its sender and request, or the slot and number of the debit from which it comes.
 pub type Id = (Leg, String, String);
+
+pub fn id_of(payment: &Payment) -> Id {
+    match payment.debit {
+        Some(debit) => (payment.leg, debit.slot.to_string(), debit.number.to_string()),
+        None => (payment.leg, payment.sender.clone(), payment.request_id.clone()),
+    }
+}
 
 /// What the shard's tables hold of one slot.
 #[derive(Clone, Debug, Default)]
@@ -31,18 +38,12 @@ pub struct Shard {
     pub decided: HashMap<Id, Content>,
     pub changed: HashMap<(String, String), Change>,
     pub books: Books,
+    pub entries: i64,
     pub cuts: BTreeMap<i64, SlotCut>,
     pub conflicts: usize,
     /// Whether each payment that was decided moved money.
     pub moved: HashMap<Id, bool>,
     pub refused: HashMap<(String, String), bool>,
-}
-
-pub fn id_of(instruction: &Instruction) -> Option<Id> {
-    match instruction {
-        Instruction::Pay(payment) => Some((payment.leg, payment.sender.clone(), payment.request_id.clone())),
-        _ => None,
-    }
 }
 
 impl Shard {
@@ -53,7 +54,9 @@ impl Shard {
             ..Before::default()
         };
         for (at, step) in plan.steps.iter().enumerate().filter(|(at, step)| step.first == *at) {
-            if let Some(content) = id_of(&step.instruction).and_then(|id| self.decided.get(&id)) {
+            if let Instruction::Pay(payment) = &step.instruction
+                && let Some(content) = self.decided.get(&id_of(payment))
+            {
                 before.decided.insert(at, content.clone());
             }
             if let Instruction::Change { account, request_id, .. } = &step.instruction
@@ -84,7 +87,9 @@ impl Shard {
             let Instruction::Pay(payment) = &plan.steps[entry.step].instruction else { unreachable!() };
             let content =
                 Content { receiver: payment.receiver.clone(), amount: payment.amount, currency: entry.currency };
-            let id = (payment.leg, payment.sender.clone(), payment.request_id.clone());
+            let id = id_of(payment);
+            self.entries += 1;
+            assert_eq!(entry.number, self.entries, "numbers rise one by one");
             self.moved.insert(id.clone(), entry.balance.is_some());
             assert!(self.decided.insert(id, content).is_none(), "decided twice");
         }
