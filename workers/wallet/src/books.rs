@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use shardlane_runtime::gateway::Part;
-use sqlx::postgres::PgRow;
-use sqlx::{PgConnection, PgPool, Row};
+use sqlx::postgres::{PgArguments, PgRow};
+use sqlx::query::Query;
+use sqlx::{PgConnection, PgPool, Postgres, Row};
 
 use crate::audit::{CutTotals, Off, SlotBooks, SlotCut};
-use crate::ledger::{Books, Decision, Totals};
+use crate::ledger::{Books, Cut, Decision, Totals};
 use crate::stored::parsed;
 
 /// How many audits a slot remembers.
@@ -63,21 +64,23 @@ pub async fn write(tx: &mut PgConnection, batch: i64, decision: &Decision) -> sq
 struct Rows {
     slots: Vec<i32>,
     currencies: Vec<String>,
-    epochs: Vec<i64>,
-    timestamps: Vec<i64>,
     numbers: [Vec<String>; 5],
 }
 
 impl Rows {
-    fn push(&mut self, slot: u32, epoch: i64, timestamp: i64, currency: &str, totals: &Totals) {
+    fn push(&mut self, slot: u32, currency: &str, totals: &Totals) {
         let Totals { deposited, sent, received, sent_digest, received_digest } = totals;
         self.slots.push(slot.cast_signed());
         self.currencies.push(currency.to_owned());
-        self.epochs.push(epoch);
-        self.timestamps.push(timestamp);
         for (column, number) in self.numbers.iter_mut().zip([deposited, sent, received, sent_digest, received_digest]) {
             column.push(number.to_string());
         }
+    }
+
+    /// Binds them as the parameters 2 to 8; the batch is the first.
+    fn bind<'q>(&'q self, statement: &'static str, batch: i64) -> Query<'q, Postgres, PgArguments> {
+        let query = sqlx::query(statement).bind(batch).bind(&self.slots).bind(&self.currencies);
+        self.numbers.iter().fold(query, Query::bind)
     }
 }
 
@@ -104,74 +107,50 @@ async fn write_totals(tx: &mut PgConnection, batch: i64, decision: &Decision) ->
     let mut rows = Rows::default();
     for (slot, books) in &decision.books {
         for (currency, totals) in &books.totals {
-            rows.push(*slot, books.epoch, 0, currency.as_str(), totals);
+            rows.push(*slot, currency.as_str(), totals);
         }
     }
     if rows.slots.is_empty() {
         return Ok(());
     }
-    let [deposited, sent, received, sent_digest, received_digest] = &rows.numbers;
-    sqlx::query(
+    let statement =
         "INSERT INTO totals (slot, batch, currency, deposited, sent, received, sent_digest, received_digest)
          SELECT slot, $1, currency, deposited, sent, received, sent_digest, received_digest
          FROM UNNEST($2::int[], $3::text[], $4::numeric[], $5::numeric[], $6::numeric[], $7::numeric[], $8::numeric[])
               AS t(slot, currency, deposited, sent, received, sent_digest, received_digest)
          ON CONFLICT (slot, currency) DO UPDATE SET batch = EXCLUDED.batch, deposited = EXCLUDED.deposited,
              sent = EXCLUDED.sent, received = EXCLUDED.received, sent_digest = EXCLUDED.sent_digest,
-             received_digest = EXCLUDED.received_digest",
-    )
-    .bind(batch)
-    .bind(&rows.slots)
-    .bind(&rows.currencies)
-    .bind(deposited)
-    .bind(sent)
-    .bind(received)
-    .bind(sent_digest)
-    .bind(received_digest)
-    .execute(tx)
-    .await?;
+             received_digest = EXCLUDED.received_digest";
+    rows.bind(statement, batch).execute(tx).await?;
     Ok(())
 }
 
 /// The row that says that the slot has taken part comes with those of its currencies.
 async fn write_cuts(tx: &mut PgConnection, batch: i64, decision: &Decision) -> sqlx::Result<()> {
-    let mut rows = Rows::default();
-    for cut in &decision.cuts {
-        rows.push(cut.slot, cut.epoch, cut.timestamp, "", &Totals::default());
-        for (currency, totals) in &cut.totals {
-            rows.push(cut.slot, cut.epoch, cut.timestamp, currency.as_str(), totals);
+    let (mut rows, mut epochs, mut timestamps) = (Rows::default(), Vec::new(), Vec::new());
+    for Cut { slot, epoch, timestamp, totals } in &decision.cuts {
+        rows.push(*slot, "", &Totals::default());
+        for (currency, totals) in totals {
+            rows.push(*slot, currency.as_str(), totals);
         }
+        epochs.resize(rows.slots.len(), *epoch);
+        timestamps.resize(rows.slots.len(), *timestamp);
     }
-    let places: Vec<i32> = rows.epochs.iter().map(|epoch| place(*epoch)).collect();
+    let places: Vec<i32> = epochs.iter().map(|epoch| place(*epoch)).collect();
     // Of two audits in one place, the later one stays.
-    let [deposited, sent, received, sent_digest, received_digest] = &rows.numbers;
-    sqlx::query(
-        "INSERT INTO cut (slot, batch, place, currency, epoch, recorded_at, deposited, sent, received, sent_digest,
+    let statement = "INSERT INTO cut (slot, batch, place, currency, epoch, recorded_at, deposited, sent, received, sent_digest,
                           received_digest, late, late_digest)
          SELECT DISTINCT ON (slot, place, currency) slot, $1, place, currency, epoch, recorded_at, deposited, sent, received,
                 sent_digest, received_digest, 0, 0
-         FROM UNNEST($2::int[], $3::int[], $4::text[], $5::bigint[], $6::bigint[], $7::numeric[], $8::numeric[],
-                     $9::numeric[], $10::numeric[], $11::numeric[])
-              AS c(slot, place, currency, epoch, recorded_at, deposited, sent, received, sent_digest, received_digest)
+         FROM UNNEST($2::int[], $3::text[], $4::numeric[], $5::numeric[], $6::numeric[], $7::numeric[], $8::numeric[],
+                     $9::int[], $10::bigint[], $11::bigint[])
+              AS c(slot, currency, deposited, sent, received, sent_digest, received_digest, place, epoch, recorded_at)
          ORDER BY slot, place, currency, epoch DESC
          ON CONFLICT (slot, place, currency) DO UPDATE SET batch = EXCLUDED.batch, epoch = EXCLUDED.epoch,
              recorded_at = EXCLUDED.recorded_at, deposited = EXCLUDED.deposited, sent = EXCLUDED.sent,
              received = EXCLUDED.received, sent_digest = EXCLUDED.sent_digest,
-             received_digest = EXCLUDED.received_digest, late = 0, late_digest = 0",
-    )
-    .bind(batch)
-    .bind(&rows.slots)
-    .bind(places)
-    .bind(&rows.currencies)
-    .bind(&rows.epochs)
-    .bind(&rows.timestamps)
-    .bind(deposited)
-    .bind(sent)
-    .bind(received)
-    .bind(sent_digest)
-    .bind(received_digest)
-    .execute(tx)
-    .await?;
+             received_digest = EXCLUDED.received_digest, late = 0, late_digest = 0";
+    rows.bind(statement, batch).bind(places).bind(epochs).bind(timestamps).execute(tx).await?;
     Ok(())
 }
 

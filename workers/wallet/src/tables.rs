@@ -30,33 +30,59 @@ pub async fn apply(
     if plan.steps.is_empty() {
         return Ok(Decision::default());
     }
-    let mut before = Before {
+    let decision = match trust.holds() {
+        true => insert_unasked(tx, batch, plan, rules).await?,
+        false => None,
+    };
+    let decision = match decision {
+        Some(decision) => decision,
+        None => insert_asked(tx, batch, plan, rules, trust).await?,
+    };
+    write_rest(tx, batch, plan, &decision).await?;
+    Ok(decision)
+}
+
+/// Decides as if no payment were known. `None`: one is, and nothing was written.
+async fn insert_unasked(
+    tx: &mut PgConnection,
+    batch: i64,
+    plan: &WalletPlan,
+    rules: &Rules,
+) -> sqlx::Result<Option<Decision>> {
+    let decision = decide(rules, plan, before(tx, plan).await?);
+    match insert_entries(tx, batch, plan, &decision).await {
+        Err(sqlx::Error::Database(error)) if error.is_unique_violation() => shard::start_over(tx).await.map(|()| None),
+        inserted => inserted.map(|()| Some(decision)),
+    }
+}
+
+/// Asks first which payments are known.
+async fn insert_asked(
+    tx: &mut PgConnection,
+    batch: i64,
+    plan: &WalletPlan,
+    rules: &Rules,
+    trust: &Trust,
+) -> sqlx::Result<Decision> {
+    let before = Before { decided: decided(tx, plan).await?, ..before(tx, plan).await? };
+    if before.decided.is_empty() {
+        trust.kept();
+    } else {
+        trust.broken();
+    }
+    let decision = decide(rules, plan, before);
+    insert_entries(tx, batch, plan, &decision).await?;
+    Ok(decision)
+}
+
+/// What the shard holds, but for the payments that it knows.
+async fn before(tx: &mut PgConnection, plan: &WalletPlan) -> sqlx::Result<Before> {
+    Ok(Before {
         accounts: accounts(tx, plan).await?,
         books: books::read(tx, &plan.slots).await?,
         changed: changed(tx, plan).await?,
         ..Before::default()
-    };
-    if trust.holds() {
-        let decision = decide(rules, plan, before.clone());
-        match insert_entries(tx, batch, plan, &decision).await {
-            Err(sqlx::Error::Database(error)) if error.is_unique_violation() => shard::start_over(tx).await?,
-            result => {
-                result?;
-                write_rest(tx, batch, plan, &decision).await?;
-                return Ok(decision);
-            }
-        }
-    }
-    before.decided = decided(tx, plan).await?;
-    if before.decided.is_empty() {
-        trust.kept()
-    } else {
-        trust.broken()
-    }
-    let decision = decide(rules, plan, before);
-    insert_entries(tx, batch, plan, &decision).await?;
-    write_rest(tx, batch, plan, &decision).await?;
-    Ok(decision)
+    })
 }
 
 async fn write_rest(tx: &mut PgConnection, batch: i64, plan: &WalletPlan, decision: &Decision) -> sqlx::Result<()> {
@@ -129,15 +155,13 @@ async fn decided(tx: &mut PgConnection, plan: &WalletPlan) -> sqlx::Result<HashM
 
 /// The changes of a batch, once each, as places in the plan, with accounts and requests.
 fn changes(plan: &WalletPlan) -> Vec<(usize, &str, &str)> {
-    let change = |(at, step): (usize, &'_ crate::fold::Step)| match &step.instruction {
-        Instruction::Change { .. } if step.first == at => Some(at),
-        _ => None,
-    };
-    let of = |at: usize| match &plan.steps[at].instruction {
-        Instruction::Change { account, request_id, .. } => Some((at, &**account, &**request_id)),
-        _ => None,
-    };
-    plan.steps.iter().enumerate().filter_map(change).filter_map(of).collect()
+    let mut changes = Vec::new();
+    for (at, step) in plan.steps.iter().enumerate().filter(|(at, step)| step.first == *at) {
+        if let Instruction::Change { account, request_id, .. } = &step.instruction {
+            changes.push((at, &**account, &**request_id));
+        }
+    }
+    changes
 }
 
 async fn changed(tx: &mut PgConnection, plan: &WalletPlan) -> sqlx::Result<HashMap<usize, Change>> {
