@@ -1,6 +1,7 @@
 //! A service's gateway, through the API server, so that nothing need be forwarded.
 
 use kube::ResourceExt;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 
 use crate::access::{Access, Failure};
@@ -50,10 +51,12 @@ impl Answer {
     }
 }
 
+/// What need not be written otherwise (RFC 3986, section 2.3: unreserved).
+const QUOTED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
 /// A text as a part of a path or a query.
 pub fn quoted(text: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~');
-    text.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
+    utf8_percent_encode(text, QUOTED).to_string()
 }
 
 #[cfg(test)]

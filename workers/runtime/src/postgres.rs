@@ -17,7 +17,7 @@ use crate::shard;
 
 /// What a loop's connection is told first: it looks some thousand keys up, in tables of any size, and that is always best done
 /// by their index. Of a young table the planner knows too little, and might read all of it for each key.
-const LOOP_SETUP: &str = "SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off";
+pub const LOOP_SETUP: &str = "SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off";
 /// What a relay's connection is told first. A mark that a crash of Postgres takes back only means that outcomes are
 /// published again, so it need not wait for the disk, and holds the fence row all the shorter. The index on batch is
 /// right however new the table is, and more processes would only take the loop's processors.

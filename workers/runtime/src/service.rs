@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::{PgConnection, PgPool};
 
 use crate::record::Record;
+use crate::shard;
 
 /// One kind of service: what it makes of records, without I/O. Its statements are its [`Tables`].
 ///
@@ -134,4 +135,15 @@ pub struct Schema {
     pub input: String,
     /// Tables whose rows belong to a slot, led by their `slot` column.
     pub tables: Vec<String>,
+}
+
+impl Schema {
+    /// A service's tables and the runtime's own, of which the service need not know.
+    pub fn of<S: Service>(ddl: &str, tables: &[&str]) -> Self {
+        Self {
+            ddl: format!("{}\n{ddl}", shard::DDL),
+            input: S::INPUT.to_owned(),
+            tables: shard::TABLES.iter().chain(tables).map(|name| (*name).to_owned()).collect(),
+        }
+    }
 }

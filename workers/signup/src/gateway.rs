@@ -10,11 +10,10 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::{Deserialize, Serialize};
 use shardlane_runtime::cli::GatewayOptions;
 use shardlane_runtime::gateway::{
-    Door, Gateway, GatewayError, Problem, RESPOND_ASYNC, Replies, json_body, responds_async,
+    Door, Gateway, GatewayError, Problem, RESPOND_ASYNC, Replies, encoded, json_body, responds_async,
 };
 use shardlane_runtime::health::Health;
 use shardlane_runtime::metrics::Metrics;
@@ -161,8 +160,10 @@ async fn outcome(
 ) -> Result<Response, Problem> {
     let (Path(request_id), Query(query)) = (path?, query?);
     let username = signups.canonical(&query.username)?;
-    let found: Outcome =
-        signups.read(OUTCOME, &username, &[("username", &username), ("request_id", &request_id)]).await?;
+    let found: Outcome = signups
+        .gateway
+        .read(username.as_bytes(), OUTCOME, &[("username", &username), ("request_id", &request_id)])
+        .await?;
     let success = found.ok_or_else(|| {
         Problem::not_found("nothing is known of this request; if it was accepted with 202, it is still on its way")
             .header(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))
@@ -180,7 +181,7 @@ async fn account(
     path: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Account>, Problem> {
     let username = signups.canonical(&path?.0)?;
-    let found: Option<Account> = signups.read(ACCOUNT, &username, &[("username", &username)]).await?;
+    let found: Option<Account> = signups.gateway.read(username.as_bytes(), ACCOUNT, &[("username", &username)]).await?;
     found.map(Json).ok_or_else(|| Problem::not_found(format!("there is no account {username:?}")))
 }
 
@@ -188,21 +189,4 @@ impl Signups {
     fn canonical(&self, username: &str) -> Result<String, Problem> {
         self.rules.canonical(username).map_err(|error| Problem::bad_request(error.to_string()))
     }
-
-    async fn read<T: serde::de::DeserializeOwned>(
-        &self,
-        path: &str,
-        username: &str,
-        query: &[(&str, &str)],
-    ) -> Result<T, Problem> {
-        let slot = self.gateway.keyspace.slot_of(username.as_bytes());
-        let mut query = query.to_vec();
-        let number = slot.to_string();
-        query.push(("slot", &number));
-        self.gateway.reads.get(slot, path, &query).await
-    }
-}
-
-fn encoded(text: &str) -> String {
-    utf8_percent_encode(text, NON_ALPHANUMERIC).to_string()
 }

@@ -6,6 +6,8 @@ use axum::routing::get;
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 use shardlane_runtime::gateway::{Answer, shard_error};
+use shardlane_runtime::owned;
+use sqlx::postgres::PgRow;
 use sqlx::{PgPool, Row};
 
 /// Path of [`Account`]s on a worker.
@@ -49,37 +51,28 @@ async fn account(
     State(shard): State<PgPool>,
     Query(query): Query<AccountQuery>,
 ) -> Result<Json<Answer<Option<Account>>>, Failed> {
-    let row = sqlx::query(
-        "SELECT a.id::text, a.username FROM slot s LEFT JOIN account a ON a.username = $2
-         WHERE s.slot = $1 AND s.state IN ('active', 'leaving', 'fenced')",
-    )
-    .bind(query.slot.cast_signed())
-    .bind(&query.username)
-    .fetch_optional(&shard)
-    .await
-    .map_err(shard_error)?;
-    Ok(Json(row.map_or(Answer::Elsewhere, |row| {
+    let statement =
+        owned!("x.id, x.username", "SELECT a.id::text AS id, a.username FROM account a WHERE a.username = $2");
+    let asked = sqlx::query(statement).bind(query.slot.cast_signed()).bind(&query.username);
+    let row = asked.fetch_optional(&shard).await.map_err(shard_error)?;
+    let account = |row: &PgRow| {
         let id: Option<String> = row.get(0);
-        Answer::Owned(id.map(|id| Account { id, username: row.get(1) }))
-    })))
+        Ok(id.map(|id| Account { id, username: row.get(1) }))
+    };
+    Answer::of(row, account).map(Json).map_err(shard_error)
 }
 
 async fn outcome(
     State(shard): State<PgPool>,
     Query(query): Query<OutcomeQuery>,
 ) -> Result<Json<Answer<Outcome>>, Failed> {
-    let row = sqlx::query(
-        "SELECT CASE WHEN a.username IS NOT NULL THEN true WHEN r.username IS NOT NULL THEN false END
-         FROM slot s
-         LEFT JOIN account a ON a.username = $2 AND a.request_id = $3
-         LEFT JOIN refusal r ON r.username = $2 AND r.request_id = $3
-         WHERE s.slot = $1 AND s.state IN ('active', 'leaving', 'fenced')",
-    )
-    .bind(query.slot.cast_signed())
-    .bind(&query.username)
-    .bind(&query.request_id)
-    .fetch_optional(&shard)
-    .await
-    .map_err(shard_error)?;
-    Ok(Json(row.map_or(Answer::Elsewhere, |row| Answer::Owned(row.get(0)))))
+    let statement = owned!(
+        "x.won",
+        "SELECT true AS won FROM account a WHERE a.username = $2 AND a.request_id = $3
+         UNION ALL SELECT false FROM refusal r WHERE r.username = $2 AND r.request_id = $3
+         ORDER BY won DESC LIMIT 1"
+    );
+    let asked = sqlx::query(statement).bind(query.slot.cast_signed()).bind(&query.username).bind(&query.request_id);
+    let row = asked.fetch_optional(&shard).await.map_err(shard_error)?;
+    Answer::of(row, |row| Ok(row.get(0))).map(Json).map_err(shard_error)
 }

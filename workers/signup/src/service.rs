@@ -5,10 +5,10 @@ use std::sync::Arc;
 use axum::Router;
 use serde::{Deserialize, Serialize};
 use shardlane_runtime::config::{ConfigError, ServiceConfig};
+use shardlane_runtime::ksuid;
 use shardlane_runtime::record::Record;
 use shardlane_runtime::service::{Accepted, BatchRange, Message, Rejection, Schema, Service, Tables};
 use shardlane_runtime::trust::Trust;
-use shardlane_runtime::{ksuid, shard};
 use sqlx::{PgConnection, PgPool};
 
 use crate::fold::{Claim, SignupPlan, Verdict, fold};
@@ -51,11 +51,7 @@ impl SignupService {
 
 /// What the mover needs to know of the shards.
 pub fn schema() -> Schema {
-    Schema {
-        ddl: format!("{}\n{}", shard::DDL, tables::DDL),
-        input: REQUEST.to_owned(),
-        tables: shard::TABLES.iter().chain(&tables::TABLES).map(|name| (*name).to_owned()).collect(),
-    }
+    Schema::of::<SignupService>(tables::DDL, &tables::TABLES)
 }
 
 /// What became of some requests.

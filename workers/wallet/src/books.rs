@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use shardlane_runtime::gateway::Part;
+use shardlane_runtime::owned_slots;
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
 use sqlx::{PgConnection, PgPool, Postgres, Row};
@@ -188,10 +189,11 @@ fn place(epoch: i64) -> i32 {
 /// The books of all slots that the shard owns, of one snapshot.
 pub async fn tell(shard: &PgPool, balances: bool) -> sqlx::Result<Part<Vec<SlotBooks>>> {
     let mut snapshot = shard.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY").await?;
-    let rows = sqlx::query(
-        "SELECT s.slot, COALESCE(b.epoch, 0) FROM slot s LEFT JOIN book b ON b.slot = s.slot
-         WHERE s.state IN ('active', 'leaving', 'fenced')",
-    )
+    let rows = sqlx::query(concat!(
+        "SELECT s.slot, COALESCE(b.epoch, 0) FROM (",
+        owned_slots!(),
+        ") s LEFT JOIN book b ON b.slot = s.slot"
+    ))
     .fetch_all(&mut *snapshot)
     .await?;
     let mut books: BTreeMap<u32, SlotBooks> = BTreeMap::new();

@@ -6,6 +6,7 @@ use axum::routing::get;
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 use shardlane_runtime::gateway::{Answer, Part, shard_error};
+use shardlane_runtime::{owned, owned_slots};
 use sqlx::postgres::PgRow;
 use sqlx::{PgPool, Row};
 
@@ -167,23 +168,9 @@ pub fn routes(shard: PgPool) -> Router {
         .with_state(shard)
 }
 
-/// The slot's row, joined with what is asked for: no row means that the slot is another shard's.
-macro_rules! owned {
-    ($columns:literal, $join:literal) => {
-        concat!(
-            "SELECT ",
-            $columns,
-            " FROM slot s LEFT JOIN LATERAL (",
-            $join,
-            ") x ON true WHERE s.slot = $1 AND s.state IN ('active', 'leaving', 'fenced')"
-        )
-    };
-}
-
 /// One row, or none if the slot is another shard's.
 fn answer<T>(row: Option<PgRow>, read: impl FnOnce(&PgRow) -> sqlx::Result<T>) -> Told<T> {
-    let read = row.map(|row| read(&row)).transpose().map_err(shard_error)?;
-    Ok(Json(read.map_or(Answer::Elsewhere, Answer::Owned)))
+    Answer::of(row, read).map(Json).map_err(shard_error)
 }
 
 async fn account(State(shard): State<PgPool>, Query(query): Query<AccountQuery>) -> Told<Option<AccountState>> {
@@ -201,7 +188,8 @@ async fn account(State(shard): State<PgPool>, Query(query): Query<AccountQuery>)
 }
 
 /// Along the account's chain, newest first.
-const CHAIN: &str = "WITH RECURSIVE chain AS (
+const CHAIN: &str = concat!(
+    "WITH RECURSIVE chain AS (
         SELECT e.*, 1 AS length FROM entry e
         WHERE e.slot = $1 AND e.number = (
             SELECT CASE WHEN $3::bigint IS NULL THEN a.last_entry
@@ -212,8 +200,11 @@ const CHAIN: &str = "WITH RECURSIVE chain AS (
         SELECT e.*, c.length + 1 FROM chain c JOIN entry e ON e.slot = $1 AND e.number = c.previous WHERE c.length < $4
     )
     SELECT x.number, x.recorded_at, x.leg, x.sender, x.receiver, x.request_id, x.amount, x.balance, x.reason
-    FROM slot s LEFT JOIN chain x ON true WHERE s.slot = $1 AND s.state IN ('active', 'leaving', 'fenced')
-    ORDER BY x.number DESC";
+    FROM (",
+    owned_slots!(),
+    ") s LEFT JOIN chain x ON true WHERE s.slot = $1
+    ORDER BY x.number DESC"
+);
 
 async fn entries(State(shard): State<PgPool>, Query(query): Query<EntriesQuery>) -> Told<Vec<EntryState>> {
     let rows = sqlx::query(CHAIN)
@@ -283,11 +274,13 @@ async fn senders(
     State(shard): State<PgPool>,
     Query(query): Query<SendersQuery>,
 ) -> Result<Json<Part<Vec<String>>>, Failed> {
-    let row = sqlx::query(
-        "SELECT ARRAY(SELECT slot FROM slot WHERE state IN ('active', 'leaving', 'fenced')),
-                ARRAY(SELECT sender FROM entry WHERE request_id = $1 AND leg = 'outgoing' AND debit_number IS NULL
-                      AND slot IN (SELECT slot FROM slot WHERE state IN ('active', 'leaving', 'fenced')) LIMIT 10)",
-    )
+    let row = sqlx::query(concat!(
+        "WITH s AS (",
+        owned_slots!(),
+        ") SELECT ARRAY(SELECT slot FROM s),
+                      ARRAY(SELECT sender FROM entry WHERE request_id = $1 AND leg = 'outgoing' AND debit_number IS NULL
+                            AND slot IN (SELECT slot FROM s) LIMIT 10)"
+    ))
     .bind(&query.request_id)
     .fetch_one(&shard)
     .await

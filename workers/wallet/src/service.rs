@@ -7,7 +7,6 @@ use serde::{Deserialize, Serialize};
 use shardlane_runtime::config::{ConfigError, ServiceConfig};
 use shardlane_runtime::record::Record;
 use shardlane_runtime::service::{Accepted, BatchRange, Message, Rejection, Schema, Service, Tables};
-use shardlane_runtime::shard;
 use shardlane_runtime::trust::Trust;
 use sqlx::{PgConnection, PgPool};
 
@@ -95,11 +94,7 @@ impl WalletService {
 
 /// What the mover needs to know of the shards.
 pub fn schema() -> Schema {
-    Schema {
-        ddl: format!("{}\n{}", shard::DDL, tables::DDL),
-        input: PAYMENT.to_owned(),
-        tables: shard::TABLES.iter().chain(&tables::TABLES).map(|name| (*name).to_owned()).collect(),
-    }
+    Schema::of::<WalletService>(tables::DDL, &tables::TABLES)
 }
 
 impl Service for WalletService {

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use anyhow::{Context, Result};
 use shardlane_runtime::column::Column;
 use shardlane_runtime::intake::Keyspace;
+use shardlane_runtime::postgres::LOOP_SETUP;
 use shardlane_runtime::record::Record;
 use shardlane_wallet::money;
 use shardlane_wallet::service::REQUEST;
@@ -14,13 +15,10 @@ use sqlx::{PgConnection, Row};
 
 use crate::bare::looped::{Encoder, Ends};
 
-/// As our own loop has it: thousands of keys are looked up.
-const SETUP: &str = "SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off";
-
 /// Settles transfers.
 pub async fn run(ends: Ends) -> Result<()> {
     let mut connection = ends.connect().await?;
-    sqlx::raw_sql(SETUP).execute(&mut connection).await?;
+    sqlx::raw_sql(LOOP_SETUP).execute(&mut connection).await?;
     let batch = Batch {
         keyspace: Keyspace::of(&ends.config()?),
         sorted: ends.how.sorted,

@@ -12,7 +12,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::HeaderMap;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use rdkafka::error::KafkaError;
+use serde::de::DeserializeOwned;
 use shardlane_config::ServiceConfig;
 
 pub use door::{Door, DoorOptions};
@@ -52,6 +54,19 @@ impl Gateway {
         Ok(Self { config, keyspace, reads, producer })
     }
 
+    /// Asks the worker that owns a key. The slot goes with the query.
+    pub async fn read<T: DeserializeOwned>(
+        &self,
+        key: &[u8],
+        path: &str,
+        query: &[(&str, &str)],
+    ) -> Result<T, Problem> {
+        let slot = self.keyspace.slot_of(key);
+        let number = slot.to_string();
+        let query: Vec<_> = query.iter().copied().chain([("slot", &*number)]).collect();
+        self.reads.get(slot, path, &query).await
+    }
+
     /// Takes a request: it is in Kafka, on all its replicas, when this returns.
     pub async fn submit(&self, role: &str, key: &[u8], value: Vec<u8>) -> Result<(), Problem> {
         let topic = self.config.topic(role).map_err(|error| Problem::internal(&error))?;
@@ -69,6 +84,11 @@ impl Gateway {
             )
         })
     }
+}
+
+/// A text as a part of a path or a query.
+pub fn encoded(text: &str) -> String {
+    utf8_percent_encode(text, NON_ALPHANUMERIC).to_string()
 }
 
 /// The preference of a client that does not wait for the outcome (RFC 7240).

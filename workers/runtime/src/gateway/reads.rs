@@ -7,6 +7,7 @@ use axum::http::StatusCode;
 use futures::future::join_all;
 use serde::de::DeserializeOwned;
 use shardlane_config::ServiceConfig;
+use sqlx::postgres::PgRow;
 
 use crate::gateway::problem::Problem;
 use crate::gateway::slots::SlotMap;
@@ -33,6 +34,38 @@ pub enum Answer<T> {
     Owned(T),
     /// It does not; somebody else has the truth.
     Elsewhere,
+}
+
+/// The slots that a shard can be asked of, as SQL.
+#[macro_export]
+macro_rules! owned_slots {
+    () => {
+        "SELECT slot FROM slot WHERE state IN ('active', 'leaving', 'fenced')"
+    };
+}
+
+/// A statement that gives `columns` of the row `x` that another one finds, if the shard owns the slot, its first parameter; with
+/// nothing in them if there is no such row. [`Answer::of`] tells the two from no row at all.
+#[macro_export]
+macro_rules! owned {
+    ($columns:literal, $join:literal) => {
+        concat!(
+            "SELECT ",
+            $columns,
+            " FROM (",
+            $crate::owned_slots!(),
+            ") s LEFT JOIN LATERAL (",
+            $join,
+            ") x ON true WHERE s.slot = $1"
+        )
+    };
+}
+
+impl<T> Answer<T> {
+    /// What the one row of a statement made by [`owned!`](crate::owned) says.
+    pub fn of(row: Option<PgRow>, read: impl FnOnce(&PgRow) -> sqlx::Result<T>) -> sqlx::Result<Self> {
+        Ok(row.map(|row| read(&row)).transpose()?.map_or(Self::Elsewhere, Self::Owned))
+    }
 }
 
 /// What a worker says of all its slots at once, and which they are, of one snapshot.

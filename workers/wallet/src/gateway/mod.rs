@@ -11,7 +11,6 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
 use axum::{Json, Router};
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::de::DeserializeOwned;
 use shardlane_runtime::cli::GatewayOptions;
 use shardlane_runtime::gateway::{Door, Gateway, GatewayError, Problem};
@@ -114,10 +113,7 @@ struct Api;
 impl Wallet {
     /// Asks the worker that owns an account.
     async fn read<T: DeserializeOwned>(&self, account: &str, path: &str, query: &[(&str, &str)]) -> Result<T, Problem> {
-        let slot = self.gateway.keyspace.slot_of(account.as_bytes());
-        let number = slot.to_string();
-        let query: Vec<_> = query.iter().copied().chain([("slot", &*number)]).collect();
-        self.gateway.reads.get(slot, path, &query).await
+        self.gateway.read(account.as_bytes(), path, query).await
     }
 
     /// Takes an instruction for an account.
@@ -179,8 +175,4 @@ fn accepted(location: String, request_id: &str) -> Response {
     let detail = "it is safe and will be done; ask again with the same request_id to hear its outcome";
     let body = serde_json::json!({ "request_id": request_id, "detail": detail });
     (StatusCode::ACCEPTED, [(header::LOCATION, location)], Json(body)).into_response()
-}
-
-fn encoded(text: &str) -> String {
-    utf8_percent_encode(text, NON_ALPHANUMERIC).to_string()
 }
