@@ -10,12 +10,13 @@ use shardlane_e2e::cluster::{KAFKA, NAMESPACE};
 use shardlane_e2e::until;
 use shardlane_operator::api::signup_shard::SignupShard;
 
+use crate::services::spec;
+
 fn service(name: &str, change: impl FnOnce(&mut Value)) -> Result<SignupShard> {
-    let mut spec = json!({
-        "partitions": 1,
-        "kafka": { "external": { "bootstrapServers": KAFKA } },
-        "postgres": { "external": { "shards": [{ "secretRef": { "name": "there-is-none" } }] } },
-    });
+    // Topics of its own: the usual ones may be another's on this cluster, as the sample's.
+    let mut spec =
+        spec(name, 1, 24, json!({ "external": { "shards": [{ "secretRef": { "name": "there-is-none" } }] } }));
+    spec["kafka"] = json!({ "external": { "bootstrapServers": KAFKA } });
     change(&mut spec);
     Ok(SignupShard::new(name, serde_json::from_value(spec)?))
 }
