@@ -150,6 +150,7 @@ async fn a_wrong_login_of_a_shard_is_said_and_mended_by_the_secret() -> Result<(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_missing_strimzi_or_kafka_is_said() -> Result<()> {
+    let _shared = crate::SHARED.read().await;
     let client = Client::try_default().await?;
     let name = unique("strimzi");
     let kafka = json!({ "strimzi": { "cluster": "there-is-none" } });

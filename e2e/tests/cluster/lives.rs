@@ -13,7 +13,7 @@ use shardlane_e2e::cluster::{
 };
 use shardlane_e2e::faults::{lose_pod, pod_of};
 use shardlane_e2e::signups::{check_shards, requests, send_all, told_the_same};
-use shardlane_e2e::told::says;
+use shardlane_e2e::told::{event, says};
 use shardlane_e2e::{same, setting, topic, until};
 use shardlane_operator::controller;
 
@@ -167,6 +167,7 @@ async fn an_operator_that_restarts_or_is_upgraded_restarts_nobody() -> Result<()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_release_is_installed_upgraded_taken_back_and_uninstalled() -> Result<()> {
+    let _shared = crate::SHARED.read().await;
     let namespace = "shardlane-second";
     let second =
         ["second", "charts/shardlane", "--namespace", namespace, "--set", "watchNamespaces={shardlane-second}"];
@@ -211,6 +212,8 @@ async fn an_idle_operator_writes_nothing_but_its_lease() -> Result<()> {
     let name = unique("idle");
     let service = ClusterService::start(&client, &name, spec(&name, 2, 4, cloud_native_pg(1)?)).await?;
     service.settled(Duration::from_secs(60)).await?;
+    // The event follows the status that the line before waits for.
+    event(&client, NAMESPACE, &name, "AllPartitionsReady").await?;
     let writes = async || {
         let log = shardlane_e2e::cluster::on_node(&["cat", &audit]).await?;
         let events = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
@@ -311,6 +314,7 @@ async fn a_worker_reaches_its_own_shard_and_nothing_of_others() -> Result<()> {
 
 #[tokio::test]
 async fn nothing_of_a_removed_service_is_left() -> Result<()> {
+    let _shared = crate::SHARED.read().await;
     let client = Client::try_default().await?;
     let name = unique("never");
     // One that never came to anything, for its Secret is missing.

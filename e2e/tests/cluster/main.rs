@@ -11,5 +11,6 @@ mod wallet;
 
 use tokio::sync::RwLock;
 
-/// Held for writing by tests that break what all services share, and for reading by those that rely on it.
+/// Held for writing by tests that break what all services share or see that nobody writes, and for reading by all others that make
+/// a service.
 static SHARED: RwLock<()> = RwLock::const_new(());

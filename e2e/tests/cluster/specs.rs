@@ -36,6 +36,7 @@ fn services(client: &Client) -> Api<SignupShard> {
 
 #[tokio::test]
 async fn bad_specs_are_refused_with_what_to_do() -> Result<()> {
+    let _shared = crate::SHARED.read().await;
     let client = Client::try_default().await?;
     let services = services(&client);
     let dry = PostParams { dry_run: true, ..PostParams::default() };
@@ -60,6 +61,7 @@ async fn bad_specs_are_refused_with_what_to_do() -> Result<()> {
 
 #[tokio::test]
 async fn a_missing_secret_is_said_and_what_never_changes_cannot_be_changed() -> Result<()> {
+    let _shared = crate::SHARED.read().await;
     let client = Client::try_default().await?;
     let services = services(&client);
     let name = "specs-missing-secret";
