@@ -35,7 +35,7 @@ use crate::api::status::ServiceStatus;
 use crate::build::cloud_native_pg::Cluster;
 use crate::build::names::MANAGER;
 use crate::build::{BuildError, strimzi, topics};
-use crate::claims::Claims;
+use crate::claims::{Claimant, Claims};
 use crate::images::Images;
 use crate::kind::ServiceKind;
 use crate::secrets::Secrets;
@@ -187,8 +187,12 @@ fn note<K: ServiceKind>(context: &Context, told: &Told<DeserializeGuard<K>>) {
         Told::InitApply(guarded) | Told::Apply(guarded) => {
             let (Some(key), Ok(service)) = (key_of::<K>(guarded.meta()), &guarded.0) else { return };
             let topics = topics::claimed(&key.namespace, &service.service().kafka, &topics::all(service, &key.name));
-            let since = guarded.meta().creation_timestamp.as_ref().map(|time| time.0);
-            context.claims.note(key, since, guarded.meta().uid.as_deref().unwrap_or_default(), topics);
+            let claimant = Claimant {
+                since: guarded.meta().creation_timestamp.as_ref().map(|time| time.0),
+                runs: service.status().is_some_and(|status| !status.partitions.is_empty()),
+                uid: guarded.meta().uid.as_deref().unwrap_or_default(),
+            };
+            context.claims.note(key, claimant, topics);
         }
         Told::Delete(guarded) => {
             if let Some(key) = key_of::<K>(guarded.meta()) {
