@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::fresh::Fresh;
 use crate::intake::{Advance, DeadLetter, Memory, Positions};
@@ -182,6 +182,9 @@ pub trait Outlet: Send + Sync {
 pub trait Clock: Send + Sync {
     /// Waits.
     fn sleep(&self, wait: Duration) -> impl Future<Output = ()> + Send;
+
+    /// The time now.
+    fn now(&self) -> Instant;
 }
 
 /// The clock of the runtime.
@@ -191,6 +194,10 @@ pub struct RealClock;
 impl Clock for RealClock {
     fn sleep(&self, wait: Duration) -> impl Future<Output = ()> + Send {
         tokio::time::sleep(wait)
+    }
+
+    fn now(&self) -> Instant {
+        Instant::now()
     }
 }
 

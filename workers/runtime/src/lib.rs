@@ -9,12 +9,14 @@ use shardlane_allocator as _;
 
 pub mod addresses;
 mod apart;
+pub mod behind;
 pub mod cli;
 pub mod column;
 pub mod database;
 pub mod edges;
 pub mod fresh;
 pub mod gateway;
+pub mod gather;
 pub mod health;
 pub mod hint;
 pub mod intake;

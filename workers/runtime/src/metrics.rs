@@ -1,12 +1,14 @@
 //! What a worker counts, in Prometheus' form.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use prometheus::{
     Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
+
+use crate::behind::{Behind, Gauged};
 
 /// A worker's metrics, all named `shardlane_...`.
 #[derive(Debug)]
@@ -24,6 +26,7 @@ pub struct Metrics {
     failures: IntCounterVec,
     lag: IntGaugeVec,
     ready: IntGauge,
+    behind: Arc<Behind>,
     ends: Mutex<BTreeMap<u32, Progress>>,
     /// Batches that are committed and not yet published, and since when.
     committed: Mutex<VecDeque<(i64, Instant)>>,
@@ -54,7 +57,10 @@ impl Metrics {
     /// Metrics with a registry of their own.
     pub fn new() -> prometheus::Result<Self> {
         let registry = Registry::new();
+        let behind = Arc::new(Behind::new()?);
+        registry.register(Box::new(Gauged(Arc::clone(&behind))))?;
         Ok(Self {
+            behind,
             records: counter(&registry, "records_total", "Records applied, dead letters included.")?,
             dead_letters: counters(&registry, "dead_letters_total", "Records that could not be taken.", "reason")?,
             relayed: counter(&registry, "relayed_total", "Records published by the relay.")?,
@@ -79,7 +85,7 @@ impl Metrics {
                 &registry,
                 "batch_records",
                 "Records in a batch.",
-                &[1., 10., 100., 1e3, 4e3, 8e3],
+                &[1., 10., 100., 1e3, 4e3, 8e3, 1e5, 1e6],
             )?,
             commit_seconds: histogram(
                 &registry,
@@ -118,6 +124,11 @@ impl Metrics {
     /// How far each slot is.
     pub fn progress(&self) -> BTreeMap<u32, Progress> {
         self.ends.lock().map(|ends| ends.clone()).unwrap_or_default()
+    }
+
+    /// How far the shard may be behind Kafka.
+    pub fn behind(&self) -> &Arc<Behind> {
+        &self.behind
     }
 
     pub(crate) fn batch(&self, number: i64, records: usize, took: Duration) {

@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 
 use crate::edges::{Clock, Log, Outcomes, Read, Shard, ShardError, TakeOver};
 use crate::fresh::{Fresh, Size};
+use crate::gather::{Gathered, Gathering};
 use crate::health::Health;
 use crate::intake::{Advance, DeadLetter, Keyspace, Positions};
 use crate::metrics::Metrics;
@@ -21,6 +22,8 @@ use crate::service::{Rejection, Service};
 
 /// How often an idle worker looks for a successor, and for slots that came or went.
 const LOOK: Duration = Duration::from_millis(100);
+/// How often an idle worker has looked before it is sure that nothing waits in Kafka: a second, in which what is there has come.
+const SURE: u32 = 10;
 /// The part of a worker's health that this is.
 pub const LOOP: &str = "loop";
 
@@ -44,6 +47,8 @@ pub struct PartitionLoop<S, H, L, C> {
     pub committed: Arc<Notify>,
     /// What the relay is woken for, and how far it is.
     pub fresh: Arc<Fresh>,
+    /// Up to where batches are written one by one, because Postgres refused something of what was gathered; `None` but after that.
+    pub singly: Option<Positions>,
 }
 
 /// A transaction that was committed.
@@ -93,11 +98,31 @@ impl From<ShardError> for Failure {
 struct Known {
     version: i64,
     positions: Positions,
+    /// When the slots' version was last seen.
+    seen: Instant,
+    /// How often nothing came since.
+    idle: u32,
+}
+
+impl Known {
+    /// Whether a slot is past an offset, or somebody else's.
+    fn is_past(&self, slot: u32, offset: i64) -> bool {
+        self.positions.get(&slot).is_none_or(|next| *next >= offset)
+    }
+}
+
+/// Batches on their way into one transaction.
+struct Turn<P> {
+    work: Work<P>,
+    size: Size,
+    /// The records; of what was gathered they are not kept.
+    batch: Option<Batch>,
 }
 
 impl<S: Service, H: Shard<S>, L: Log<S>, C: Clock> PartitionLoop<S, H, L, C> {
     /// Becomes the shard's owner; waits for a shard that is not there or not prepared. `false`: the shutdown came first.
     pub async fn take_over(&mut self, shutdown: &mut Shutdown) -> Result<bool, LoopEnd> {
+        self.metrics.behind().lost();
         let mut backoff = Backoff::default();
         loop {
             let taken = tokio::select! {
@@ -133,6 +158,7 @@ impl<S: Service, H: Shard<S>, L: Log<S>, C: Clock> PartitionLoop<S, H, L, C> {
         let mut stale_before = false;
         loop {
             let Err(failure) = self.turn(shutdown, &mut backoff).await;
+            self.metrics.behind().lost();
             let stale = matches!(failure, Failure::Stale);
             match failure {
                 Failure::End(end) => return Err(end),
@@ -174,28 +200,28 @@ impl<S: Service, H: Shard<S>, L: Log<S>, C: Clock> PartitionLoop<S, H, L, C> {
         backoff: &mut Backoff,
     ) -> Result<std::convert::Infallible, Failure> {
         let mut known = self.take_up().await?;
+        let how = self.service.gathering();
+        let mut gathered: Option<Gathered<S::Plan>> = None;
         let mut ahead = None;
         loop {
-            if shutdown.has_come() {
+            let stopping = shutdown.has_come();
+            if let Some(due) = gathered.take_if(|waiting| stopping || self.clock.now() >= waiting.due()) {
+                ahead = self.write_gathered(&mut known, due, ahead.take()).await?;
+            }
+            if stopping {
                 return Err(Failure::Shutdown);
             }
             let read = match ahead.take() {
                 Some(read) => read,
-                None => tokio::select! {
-                    biased;
-                    () = shutdown.wait() => return Err(Failure::Shutdown),
-                    read = self.log.next(true) => read,
-                    () = self.clock.sleep(LOOK) => {
-                        self.look(known.version).await?;
-                        continue;
-                    }
+                None => match self.next(shutdown, &mut known, gathered.as_ref().map(Gathered::due)).await? {
+                    Some(read) => read,
+                    None => continue,
                 },
             };
             match read.ok_or(Failure::End(LoopEnd::LogEnded))? {
                 Read::Batch(prepared) => {
-                    ahead = self.settle(&mut known, prepared).await?;
+                    ahead = self.take(&mut known, &how, &mut gathered, prepared).await?;
                     backoff.reset();
-                    self.log.show_progress(&known.positions);
                 }
                 Read::Assigned { halted, strays, notices } => {
                     self.health.halt_only(halted);
@@ -212,6 +238,87 @@ impl<S: Service, H: Shard<S>, L: Log<S>, C: Clock> PartitionLoop<S, H, L, C> {
         }
     }
 
+    /// What comes next, if it comes before the shard is to be looked at or what was gathered is due.
+    async fn next(
+        &mut self,
+        shutdown: &mut Shutdown,
+        known: &mut Known,
+        due: Option<Instant>,
+    ) -> Result<Option<Option<Read<S::Plan>>>, Failure> {
+        // Where batches come and are gathered, a successor would else be noticed only when they are written.
+        if self.clock.now().duration_since(known.seen) >= LOOK {
+            self.look(known).await?;
+        }
+        let wait = due.map_or(LOOK, |due| due.duration_since(self.clock.now()).min(LOOK));
+        tokio::select! {
+            biased;
+            () = shutdown.wait() => Ok(None),
+            read = self.log.next(true) => {
+                known.idle = 0;
+                Ok(Some(read))
+            }
+            () = self.clock.sleep(wait) => {
+                known.idle += 1;
+                if known.idle >= SURE && due.is_none() {
+                    self.metrics.behind().written(None);
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    /// Takes a batch, to be written now or gathered. Gives what was read meanwhile, if anything was.
+    async fn take(
+        &mut self,
+        known: &mut Known,
+        how: &Option<Gathering<S::Plan>>,
+        gathered: &mut Option<Gathered<S::Plan>>,
+        prepared: Prepared<S::Plan>,
+    ) -> Result<Option<Option<Read<S::Plan>>>, Failure> {
+        let stands = |slot: &u32| {
+            let after = gathered.as_ref().and_then(|gathered| gathered.position(*slot));
+            after.or_else(|| known.positions.get(slot).copied())
+        };
+        if prepared.batch.begins.iter().any(|(slot, from)| stands(slot) != Some(*from)) {
+            return Err(Failure::Stale);
+        }
+        self.metrics.behind().waits(prepared.batch.oldest());
+        let Some(how) = how.as_ref().filter(|_| self.singly.is_none()) else {
+            let Prepared { batch, work } = prepared;
+            let turn = Turn { work, size: batch.size(0..batch.len()), batch: Some(batch) };
+            return self.settle(known, turn, None).await;
+        };
+        let due = || Gathered::new(self.service.fold(Vec::new()), self.clock.now() + how.interval);
+        let waiting = gathered.get_or_insert_with(due);
+        waiting.take_in(prepared, how);
+        match gathered.take_if(|waiting| waiting.is_full(how)) {
+            Some(full) => self.write_gathered(known, full, None).await,
+            None => Ok(None),
+        }
+    }
+
+    /// Writes what was gathered. What Postgres refuses of it is read again and searched batch by batch.
+    async fn write_gathered(
+        &mut self,
+        known: &mut Known,
+        gathered: Gathered<S::Plan>,
+        ahead: Option<Option<Read<S::Plan>>>,
+    ) -> Result<Option<Option<Read<S::Plan>>>, Failure> {
+        let ends = gathered.ends();
+        let (work, size) = gathered.into_work();
+        match self.settle(known, Turn { work, size, batch: None }, ahead).await {
+            Err(Failure::Refused(rejection)) => {
+                tracing::warn!(
+                    reason = rejection.reason,
+                    "Postgres refuses something of what was gathered, which is read again and written batch by batch"
+                );
+                self.singly = Some(ends);
+                Err(Failure::Stale)
+            }
+            settled => settled,
+        }
+    }
+
     /// Reads the slots and assigns them.
     async fn take_up(&mut self) -> Result<Known, Failure> {
         let slots = self.shard.slots().await?.ok_or(Failure::End(LoopEnd::Fenced))?;
@@ -222,33 +329,32 @@ impl<S: Service, H: Shard<S>, L: Log<S>, C: Clock> PartitionLoop<S, H, L, C> {
             self.metrics.applied_to(*slot, *offset);
         }
         self.log.assign(slots.standings);
-        Ok(Known { version: slots.version, positions })
+        Ok(Known { version: slots.version, positions, seen: self.clock.now(), idle: 0 })
     }
 
-    /// What an idle worker does: looks for a successor and for a change of its slots.
-    async fn look(&mut self, version: i64) -> Result<(), Failure> {
+    /// Looks for a successor and for a change of the slots.
+    async fn look(&mut self, known: &mut Known) -> Result<(), Failure> {
         match self.shard.slots_version().await? {
-            Some(now) if now == version => Ok(()),
+            Some(now) if now == known.version => {
+                known.seen = self.clock.now();
+                Ok(())
+            }
             Some(_) => Err(Failure::Stale),
             None => Err(Failure::End(LoopEnd::Fenced)),
         }
     }
 
-    /// Applies a batch. Gives what was read meanwhile, if anything was.
+    /// Writes what one transaction holds. Gives what was read meanwhile, if anything was.
     async fn settle(
         &mut self,
         known: &mut Known,
-        prepared: Prepared<S::Plan>,
+        turn: Turn<S::Plan>,
+        mut ahead: Option<Option<Read<S::Plan>>>,
     ) -> Result<Option<Option<Read<S::Plan>>>, Failure> {
-        let Prepared { batch, work } = prepared;
-        if batch.begins.iter().any(|(slot, from)| known.positions.get(slot) != Some(from)) {
-            return Err(Failure::Stale);
-        }
         let began = Instant::now();
-        let mut ahead = None;
         let written = {
             let Self { shard, log, fresh, .. } = self;
-            let mut writing = std::pin::pin!(write(shard, known.version, &work, fresh));
+            let mut writing = std::pin::pin!(write(shard, known.version, &turn.work, fresh));
             loop {
                 tokio::select! {
                     biased;
@@ -257,10 +363,20 @@ impl<S: Service, H: Shard<S>, L: Log<S>, C: Clock> PartitionLoop<S, H, L, C> {
                 }
             }
         };
-        match written {
-            Ok(written) => self.count(known, written, batch.size(0..batch.len()), began, work),
-            Err(Failure::Refused(rejection)) => self.search(known, &batch, rejection).await?,
-            Err(failure) => return Err(failure),
+        match (written, &turn.batch) {
+            (Ok(written), _) => self.count(known, written, turn.size, began, turn.work),
+            (Err(Failure::Refused(rejection)), Some(batch)) => self.search(known, batch, rejection).await?,
+            (Err(failure), _) => return Err(failure),
+        }
+        let waiting = ahead.as_ref().and_then(|read| match read {
+            Some(Read::Batch(next)) => Some(next.batch.oldest()),
+            _ => None,
+        });
+        self.metrics.behind().written(waiting);
+        self.log.show_progress(&known.positions);
+        known.seen = self.clock.now();
+        if self.singly.as_ref().is_some_and(|ends| ends.iter().all(|(slot, end)| known.is_past(*slot, *end))) {
+            self.singly = None;
         }
         Ok(ahead)
     }

@@ -33,6 +33,7 @@ pub struct Record<'a> {
 pub struct Batch {
     /// From which offset each slot was read on: where the shard must say that it stands, or records are missing.
     pub begins: BTreeMap<u32, i64>,
+    oldest: Option<i64>,
     bytes: Vec<u8>,
     entries: Vec<Entry>,
 }
@@ -50,6 +51,7 @@ impl Batch {
     /// Copies a record to the end; `from` is where its slot had been read to.
     pub fn push(&mut self, from: i64, record: &Record<'_>) {
         self.begins.entry(record.slot).or_insert(from);
+        self.oldest = Some(self.oldest.map_or(record.timestamp, |oldest| oldest.min(record.timestamp)));
         let key = record.key.map(|bytes| self.store(bytes));
         let value = record.value.map(|bytes| self.store(bytes));
         self.entries.push(Entry { slot: record.slot, offset: record.offset, timestamp: record.timestamp, key, value });
@@ -59,6 +61,11 @@ impl Batch {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(bytes);
         start..self.bytes.len()
+    }
+
+    /// The lowest of the records' timestamps; -1 if it has no record.
+    pub fn oldest(&self) -> i64 {
+        self.oldest.unwrap_or(-1)
     }
 
     /// Whether it should be closed.

@@ -6,6 +6,8 @@ use axum::Router;
 use serde::{Deserialize, Serialize};
 use sqlx::{PgConnection, PgPool};
 
+use crate::behind::Behind;
+use crate::gather::Gathering;
 use crate::record::Record;
 use crate::shard;
 
@@ -28,6 +30,11 @@ pub trait Service: Send + Sync + 'static {
 
     /// Brings a batch into the form in which it is written. Requests of one slot come in the order of the log.
     fn fold(&self, requests: Vec<Accepted<Self::Request>>) -> Self::Plan;
+
+    /// How batches are gathered before they are written; each is written as soon as it is there, unless a service says otherwise.
+    fn gathering(&self) -> Option<Gathering<Self::Plan>> {
+        None
+    }
 }
 
 /// A service's tables in a shard.
@@ -59,8 +66,8 @@ pub trait Tables: Service {
     /// Outcomes as they are published.
     fn messages(outcomes: Self::Outcomes) -> sqlx::Result<Vec<Message>>;
 
-    /// Routes through which gateways read this shard.
-    fn reads(&self, shard: PgPool) -> Router;
+    /// Routes through which gateways read this shard, and how far it may be behind.
+    fn reads(&self, shard: PgPool, behind: Arc<Behind>) -> Router;
 }
 
 /// A request and where its record lies.

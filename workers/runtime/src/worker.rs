@@ -151,12 +151,14 @@ where
         log: edges.log,
         clock: RealClock,
         health: health.clone(),
-        metrics,
+        metrics: Arc::clone(&metrics),
         committed,
         fresh,
+        singly: None,
     };
+    let behind = Arc::clone(metrics.behind());
     let mut retention = retention::<S>(&options, &owner);
-    let reads = process::serve(options.http_port, service.reads(options.shard.pool()), shutdown.clone());
+    let reads = process::serve(options.http_port, service.reads(options.shard.pool(), behind), shutdown.clone());
     let probes = process::serve(options.metrics_port, health.routes(), shutdown.clone());
     let told = move |end| WorkerError::of(end, &options.config, options.partition);
     let turned = apart(LOOP, move || turn_and_relay(turning, relay, shutdown, told))?;

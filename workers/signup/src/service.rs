@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use serde::{Deserialize, Serialize};
+use shardlane_runtime::behind::Behind;
 use shardlane_runtime::config::{ConfigError, ServiceConfig};
 use shardlane_runtime::ksuid;
 use shardlane_runtime::record::Record;
@@ -99,7 +100,7 @@ impl Tables for SignupService {
         }
     }
 
-    fn reads(&self, shard: PgPool) -> Router {
+    fn reads(&self, shard: PgPool, _: Arc<Behind>) -> Router {
         reads::routes(shard)
     }
 }

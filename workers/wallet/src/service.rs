@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use serde::{Deserialize, Serialize};
+use shardlane_runtime::behind::Behind;
 use shardlane_runtime::config::{ConfigError, ServiceConfig};
 use shardlane_runtime::record::Record;
 use shardlane_runtime::service::{Accepted, BatchRange, Message, Rejection, Schema, Service, Tables};
@@ -129,7 +130,7 @@ impl Tables for WalletService {
         messages::put_into_words(sent)
     }
 
-    fn reads(&self, shard: PgPool) -> Router {
+    fn reads(&self, shard: PgPool, _: Arc<Behind>) -> Router {
         reads::routes(shard)
     }
 }

@@ -3,7 +3,7 @@
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex};
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rand::RngExt;
 use shardlane_runtime::edges::{
@@ -313,7 +313,7 @@ impl Log<Model> for SimLog {
                 return Some(Read::Assigned { halted: Default::default(), strays: Vec::new(), notices: Vec::new() });
             }
             if let Some(batch) = self.read() {
-                return Some(Read::Batch(prepare(&Model, keyspace(), batch)));
+                return Some(Read::Batch(prepare(&Model::default(), keyspace(), batch)));
             }
         }
     }
@@ -467,6 +467,11 @@ impl Clock for SimClock {
         for _ in 0..steps {
             step().await;
         }
+    }
+
+    fn now(&self) -> Instant {
+        let world = self.0.lock();
+        world.began + Duration::from_millis(5 * world.steps)
     }
 }
 

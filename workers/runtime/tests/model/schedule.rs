@@ -48,7 +48,7 @@ impl Worker {
         let health = Health::starting(Arc::clone(&metrics), &[]);
         let (committed, fresh) = (Arc::new(Notify::new()), Arc::new(Fresh::with_room(ROOM)));
         let mut turning = PartitionLoop {
-            service: Arc::new(Model),
+            service: Arc::new(Model { gathers: world.lock().gathers }),
             keyspace: keyspace(),
             shard: SimShard::new(world, server, &name),
             log: SimLog::new(world),
@@ -57,6 +57,7 @@ impl Worker {
             metrics: Arc::clone(&metrics),
             committed: Arc::clone(&committed),
             fresh: Arc::clone(&fresh),
+            singly: None,
         };
         let (outbox, outlet) = relay_edges(world, server, &name);
         let mut relay = Relay {
@@ -158,6 +159,7 @@ impl Schedule {
 
     /// Some worker does something.
     fn poll_one(&mut self) {
+        self.world.lock().steps += 1;
         let awake: Vec<usize> = (0..self.workers.len()).filter(|at| !self.workers[*at].stalled).collect();
         if awake.is_empty() {
             return;

@@ -2,7 +2,9 @@
 //! depends on what came before, so an order that changes, a double or a loss shows in the values.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
+use shardlane_runtime::gather::Gathering;
 use shardlane_runtime::record::Record;
 use shardlane_runtime::service::{Accepted, Rejection, Service};
 
@@ -13,8 +15,11 @@ pub const REFUSED: i64 = 13;
 /// Content whose outcome is larger than its topic takes.
 pub const HUGE: i64 = 11;
 
-#[derive(Debug)]
-pub struct Model;
+#[derive(Debug, Default)]
+pub struct Model {
+    /// Whether batches are gathered.
+    pub gathers: bool,
+}
 
 impl Model {
     /// Topic of dead letters.
@@ -40,6 +45,15 @@ impl Service for Model {
 
     fn fold(&self, requests: Vec<Accepted<Request>>) -> Self::Plan {
         requests
+    }
+
+    fn gathering(&self) -> Option<Gathering<Self::Plan>> {
+        self.gathers.then_some(Gathering {
+            interval: Duration::from_millis(60),
+            most: 12,
+            size: Vec::len,
+            add: |all, more| all.extend_from_slice(&more),
+        })
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Instant;
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -91,6 +92,11 @@ pub struct World {
     pub log: BTreeMap<u32, Vec<Entry>>,
     pub servers: Vec<Server>,
     pub published: Vec<Published>,
+    /// Whether workers gather batches, as half of all worlds have it.
+    pub gathers: bool,
+    /// Steps so far; each takes some milliseconds, for whoever measures time.
+    pub steps: u64,
+    pub began: Instant,
     next_session: u64,
     trace: bool,
 }
@@ -123,6 +129,9 @@ impl World {
             log: (0..SLOTS).map(|slot| (slot, Vec::new())).collect(),
             servers,
             published: Vec::new(),
+            gathers: seed % 2 == 1,
+            steps: 0,
+            began: Instant::now(),
             next_session: 0,
             trace,
         })))
