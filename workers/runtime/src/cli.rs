@@ -75,9 +75,25 @@ pub struct GatewayArgs {
     /// Requests a second that are let in; more get 429.
     #[arg(long, env = "SHARDLANE_RATE_LIMIT")]
     rate_limit: Option<NonZeroU32>,
+    /// Requests a second that are let in of each client; more get 429.
+    #[arg(long, env = "SHARDLANE_CLIENT_RATE_LIMIT")]
+    client_rate_limit: Option<NonZeroU32>,
+    /// Clients come through a proxy: they are told apart by the last address in X-Forwarded-For.
+    #[arg(long, env = "SHARDLANE_BEHIND_PROXY")]
+    behind_proxy: bool,
     /// Token that every request must bear.
     #[arg(long, env = "SHARDLANE_TOKEN", hide_env_values = true)]
     token: Option<String>,
+}
+
+impl GatewayArgs {
+    /// What they come to.
+    pub fn options(self) -> Result<GatewayOptions, ConfigError> {
+        let Self { process, rate_limit, client_rate_limit, behind_proxy, token } = self;
+        let patience = Duration::from_secs(30);
+        let door = DoorOptions { rate: rate_limit, client_rate: client_rate_limit, behind_proxy, token, patience };
+        Ok(GatewayOptions { config: process.load()?, door, ports: process.ports() })
+    }
 }
 
 /// What a gateway is started with.
@@ -173,11 +189,7 @@ impl Common {
                 let options = WorkerOptions { config, partition, shard, http_port, metrics_port };
                 Ok(worker::run(service, options, Shutdown::on_signal()?).await?)
             }
-            Self::Gateway(GatewayArgs { process, rate_limit, token }) => {
-                let door = DoorOptions { rate: rate_limit, token, patience: Duration::from_secs(30) };
-                let options = GatewayOptions { config: process.load()?, door, ports: process.ports() };
-                Ok(gateway(options, Shutdown::on_signal()?).await?)
-            }
+            Self::Gateway(args) => Ok(gateway(args.options()?, Shutdown::on_signal()?).await?),
             Self::Resume(ResumeArgs { config, postgres_uri, slot, offset }) => {
                 let shard = ShardAddress::parse(&postgres_uri)?;
                 let from = resume(&ServiceConfig::load(&config)?, S::INPUT, &shard, slot, offset).await?;

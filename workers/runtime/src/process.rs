@@ -73,6 +73,8 @@ pub async fn serve(port: u16, routes: Router, mut shutdown: Shutdown) -> std::io
     let listener = TcpListener::bind(SocketAddr::from(([0, 0, 0, 0], port)))
         .await
         .map_err(|error| std::io::Error::new(error.kind(), format!("cannot listen on port {port}: {error}")))?;
+    // Who asks is known to those that limit clients.
+    let routes = routes.into_make_service_with_connect_info::<SocketAddr>();
     axum::serve(listener, routes).with_graceful_shutdown(async move { shutdown.wait().await }).await
 }
 
