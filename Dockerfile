@@ -21,3 +21,11 @@ ENTRYPOINT ["signup"]
 FROM base AS wallet
 COPY wallet /usr/local/bin/
 ENTRYPOINT ["wallet"]
+
+FROM base AS counter
+COPY counter /usr/local/bin/
+ENTRYPOINT ["counter"]
+
+FROM base AS blog
+COPY blog /usr/local/bin/
+ENTRYPOINT ["blog"]

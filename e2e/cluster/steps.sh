@@ -2,7 +2,7 @@
 # The steps from nothing to a service that answers, the same for every provider.
 #
 # A provider supplies: provider_missing, provider_running, provider_up, provider_programs, provider_images,
-# provider_cloudnative_pg, provider_node, provider_down, provider_status, and the names KAFKA_IMAGE and POSTGRES_IMAGE.
+# provider_cloudnative_pg, provider_node, provider_down, provider_status, and the names KAFKA_IMAGE, POSTGRES_IMAGE and REDIS_IMAGE.
 
 source "$CLUSTER_DIR/pki.sh"
 
@@ -62,11 +62,15 @@ cluster_up() {
 
 # What `up` shows besides: a service of each kind, and that they work.
 cluster_demo() {
-  stage "samples: demo and bank" install_samples
+  stage "samples" install_samples
   say
   through_gateway demo show_sign_ups
   say
   through_gateway bank show_transfers
+  say
+  through_gateway hits show_counters
+  say
+  through_gateway journal show_posts
   say
   say "Everything is up after $(elapsed $((SECONDS - STARTED))). Go on with:"
   say "  export KUBECONFIG=$KUBECONFIG PATH=$STATE/bin:\$PATH"
@@ -78,11 +82,12 @@ cluster_demo() {
   say "  make down        # and nothing is left"
 }
 
-PROGRAMS=(shardlane-operator mover signup signup-ctl wallet kubectl-shardlane)
-IMAGES=(operator mover signup wallet)
+PROGRAMS=(shardlane-operator mover signup signup-ctl wallet counter blog kubectl-shardlane)
+IMAGES=(operator mover signup wallet counter blog)
 
 build_programs() {
-  provider_programs -p shardlane-operator -p shardlane-mover -p shardlane-signup -p shardlane-wallet -p kubectl-shardlane
+  provider_programs -p shardlane-operator -p shardlane-mover -p shardlane-signup -p shardlane-wallet -p shardlane-counter \
+    -p shardlane-blog -p kubectl-shardlane
   mkdir -p "$STATE/programs"
   local name
   for name in "${PROGRAMS[@]}"; do cp "$PROGRAMS_FROM/$name" "$STATE/programs/"; done
@@ -150,13 +155,19 @@ install_postgres() {
 install_operator() {
   helm upgrade --install shardlane-crds charts/shardlane-crds --namespace shardlane-system --create-namespace --wait
   helm upgrade --install shardlane charts/shardlane --namespace shardlane-system --wait --timeout 3m \
-    --set images.tag="$(image_tag)"
+    --set images.tag="$(image_tag)" --set images.redis.registry="${REDIS_IMAGE%%/*}" \
+    --set images.redis.repository="$(redis_repository)" --set images.redis.tag="${REDIS_IMAGE##*:}"
 }
+
+# What stands between its registry and its tag.
+redis_repository() { local name=${REDIS_IMAGE#*/}; printf '%s' "${name%:*}"; }
 
 install_samples() {
   apply_sample signupshard signup
   apply_sample walletpartition wallet
-  kubectl wait --for=condition=Ready signupshard/demo walletpartition/bank --timeout=300s
+  apply_sample counterpool counter
+  apply_sample blogpipeline blog
+  kubectl wait --for=condition=Ready signupshard/demo walletpartition/bank counterpool/hits blogpipeline/journal --timeout=480s
 }
 
 # apply_sample KIND IMAGE: the kind's sample, whose workers run what was just built, and whose shards the image that is at hand.
@@ -185,8 +196,11 @@ through_gateway() {
   trap - EXIT
 }
 
-# ask PATH [BODY]: of the gateway, by POST if there is a body. Its status is in CODE, and the rest in a file.
-ask() { CODE=$(curl -sS -o "$STATE/answer" -w '%{http_code}' ${2:+-d "$2"} "$GATEWAY$1"); }
+# ask PATH [BODY]: of the gateway, by POST if there is a body, which is JSON. Its status is in CODE, and the rest in two files.
+ask() {
+  CODE=$(curl -sS -o "$STATE/answer" -D "$STATE/headers" -w '%{http_code}' -H 'accept: application/json' \
+    ${2:+-H 'content-type: application/json' -d "$2"} "$GATEWAY$1")
+}
 
 # answered FIELD: what the gateway last said of it.
 answered() { python3 -c 'import json, sys; print(json.load(sys.stdin).get(sys.argv[1]))' "$1" <"$STATE/answer"; }
@@ -223,6 +237,36 @@ show_transfers() {
   say "  the audit holds: $(answered holds)"
   show_partitions walletpartition/bank
 }
+
+show_counters() {
+  local key value
+  key=$(python3 -c 'import uuid; print(uuid.uuid4())')
+  say "Counting through the gateway (POST /increment):"
+  for value in 1 2 39; do
+    ask /increment "{\"key\": \"$key\", \"value\": $value}"
+    said "$key + $value" 200
+  done
+  until_true 20 "the sum of the counter $key" is_counted "$key" 42
+  say "  the counter has $(answered value)"
+  show_partitions counterpool/hits
+}
+
+is_counted() { ask "/counters/$1" && [[ $CODE == 200 && $(answered value) == "$2" ]]; }
+
+show_posts() {
+  local path
+  say "Posting through the gateway (POST /post):"
+  ask /post '{"title": "Hello, world", "content": "The first of many."}'
+  said "a post" 201
+  # With or without the gateway's own address before it.
+  path=$(sed -nE 's#^[Ll]ocation: *(https?://[^/]*)?(/[^[:space:]]*).*#\2#p' "$STATE/headers")
+  [[ -n $path ]] || fail "the gateway did not say where the post will be: $(cat "$STATE/headers")"
+  until_true 20 "the post at $path" is_published "$path"
+  say "  $path is published: $(answered title)"
+  show_partitions blogpipeline/journal
+}
+
+is_published() { ask "$1" && [[ $CODE == 200 && $(answered title) != None ]]; }
 
 # said WHAT CODE: what came of it, with the gateway's own words if they are not what is expected.
 said() { if [[ $CODE == "$2" ]]; then say "  $1: $CODE"; else say "  $1: $CODE $(cat "$STATE/answer")"; fi; }

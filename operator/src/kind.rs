@@ -6,6 +6,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::api::common::ServiceSpec;
+use crate::api::redis::RedisSpec;
 use crate::api::resources::Resources;
 use crate::api::status::ServiceStatus;
 use crate::build::topics::ServiceTopic;
@@ -20,6 +21,8 @@ pub struct StatelessLoop<'a> {
     pub replicas: u32,
     /// Requests and limits.
     pub resources: Option<&'a Resources>,
+    /// Whether the service does nothing for its users without it.
+    pub essential: bool,
 }
 
 /// A kind of service, as its custom resource.
@@ -58,6 +61,11 @@ pub trait ServiceKind:
         None
     }
 
+    /// The Redis that its gateways and its loop without a shard use; none, unless a kind says otherwise.
+    fn redis(&self) -> Option<&RedisSpec> {
+        None
+    }
+
     /// What of the spec its data depends on besides the number of slots, as a text to compare.
     fn fixed(&self) -> serde_yaml::Result<String> {
         let said = |topic: ServiceTopic| format!("{}={}", topic.config.role, topic.config.name);
@@ -69,4 +77,9 @@ pub trait ServiceKind:
 
     /// The image that a new service gets.
     fn default_image(images: &Images) -> &str;
+}
+
+/// The settings of a kind that has none: an empty mapping, for that is what its processes read.
+pub fn no_settings() -> serde_yaml::Value {
+    serde_yaml::Value::Mapping(serde_yaml::Mapping::new())
 }

@@ -8,6 +8,8 @@ use clap::{Parser, Subcommand};
 // A thousand services in memory are many small pieces, which come and go.
 use kube::Client;
 use shardlane_allocator as _;
+use shardlane_operator::api::blog_pipeline::BlogPipeline;
+use shardlane_operator::api::counter_pool::CounterPool;
 use shardlane_operator::api::signup_shard::SignupShard;
 use shardlane_operator::api::wallet_partition::WalletPartition;
 use shardlane_operator::api::{crds, reference};
@@ -114,6 +116,8 @@ async fn run(images: Images, place: Place) -> Result<(), Failure> {
         tokio::join!(
             controller::run::<SignupShard>(Arc::clone(&context), &scope),
             controller::run::<WalletPartition>(Arc::clone(&context), &scope),
+            controller::run::<CounterPool>(Arc::clone(&context), &scope),
+            controller::run::<BlogPipeline>(Arc::clone(&context), &scope),
         );
     };
     tokio::select! {

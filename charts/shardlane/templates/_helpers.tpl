@@ -12,11 +12,11 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- end }}
 
-{{- /* The reference of an image: (dict "root" $ "image" .Values.images.mover) */}}
+{{- /* The reference of an image: (dict "root" $ "image" .Values.images.mover). One that is not ours says its own registry and tag. */}}
 {{- define "shardlane.image" -}}
 {{- $images := .root.Values.images -}}
-{{- with $images.registry }}{{ . }}/{{ end }}{{ .image.repository -}}
-{{- if .image.digest }}@{{ .image.digest }}{{ else }}:{{ $images.tag | default .root.Chart.AppVersion }}{{ end }}
+{{- with hasKey .image "registry" | ternary .image.registry $images.registry }}{{ . }}/{{ end }}{{ .image.repository -}}
+{{- if .image.digest }}@{{ .image.digest }}{{ else }}:{{ .image.tag | default $images.tag | default .root.Chart.AppVersion }}{{ end }}
 {{- end }}
 
 {{- define "shardlane.name" -}}

@@ -38,12 +38,14 @@ base_image() {
 PAUSE_IMAGE=docker.io/shardlane/pause:1
 CLOUDNATIVE_PG_IMAGE="docker.io/shardlane/cloudnative-pg:$(module_key cloudnative-pg)"
 KAFKA_IMAGE="docker.io/shardlane/kafka:$(hash_of "$CLUSTER_DIR/kafka/pom.xml" "$CLUSTER_DIR/kafka/Dockerfile")"
+REDIS_IMAGE="docker.io/shardlane/redis:$(hash_of "$CLUSTER_DIR/redis/Dockerfile")"
 # CloudNativePG reads the version from the tag's beginning.
 POSTGRES_IMAGE="docker.io/shardlane/postgresql:15-$(hash_of "$CLUSTER_DIR/postgres/Dockerfile")"
 
 other_images() {
   archive_image "$PAUSE_IMAGE" "$CLUSTER_DIR/pause"
   archive_image "$POSTGRES_IMAGE" "$CLUSTER_DIR/postgres"
+  archive_image "$REDIS_IMAGE" "$CLUSTER_DIR/redis"
   archive_image "$KAFKA_IMAGE" "$(kafka_home)" --file "$CLUSTER_DIR/kafka/Dockerfile"
   archive_image "$CLOUDNATIVE_PG_IMAGE" "$(module_bin cloudnative-pg)" --file "$CLUSTER_DIR/cloudnative-pg/Dockerfile"
 }
@@ -57,7 +59,7 @@ import_images() {
   done
 }
 
-import_others() { import_images "$PAUSE_IMAGE" "$POSTGRES_IMAGE" "$KAFKA_IMAGE" "$CLOUDNATIVE_PG_IMAGE"; }
+import_others() { import_images "$PAUSE_IMAGE" "$POSTGRES_IMAGE" "$REDIS_IMAGE" "$KAFKA_IMAGE" "$CLOUDNATIVE_PG_IMAGE"; }
 
 provider_images() {
   local name tag names=()

@@ -5,6 +5,7 @@
 # Unless E2E_KAFKA names something else than Strimzi.
 KAFKA_IMAGE="docker.io/apache/kafka:4.1.0"
 POSTGRES_IMAGE="ghcr.io/cloudnative-pg/postgresql:15"
+REDIS_IMAGE="docker.io/library/redis:8"
 CLOUDNATIVE_PG_MANIFEST="https://raw.githubusercontent.com/cloudnative-pg/cloudnative-pg/release-1.27/releases/cnpg-1.27.0.yaml"
 PROVIDER_KAFKA=strimzi
 STRIMZI_MANIFEST="https://github.com/strimzi/strimzi-kafka-operator/releases/download/1.2.0/strimzi-cluster-operator-1.2.0.yaml"

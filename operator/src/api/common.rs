@@ -217,6 +217,14 @@ pub struct GatewaySpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub rate_limit: Option<u32>,
+    /// Requests a second that each lets in from one client; more get 429. No limit if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub client_rate_limit: Option<u32>,
+    /// Whether a proxy stands before the gateways: clients are then told apart by the last address in `X-Forwarded-For`, which
+    /// the proxy has to write, and not by the one that a connection comes from.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub behind_proxy: bool,
     /// A Secret whose key `token` every request must bear (`Authorization: Bearer`). No authentication if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token_secret_ref: Option<SecretName>,
@@ -227,11 +235,41 @@ pub struct GatewaySpec {
 
 impl Default for GatewaySpec {
     fn default() -> Self {
-        Self { replicas: default_gateways(), rate_limit: None, token_secret_ref: None, resources: None }
+        Self {
+            replicas: default_gateways(),
+            rate_limit: None,
+            client_rate_limit: None,
+            behind_proxy: false,
+            token_secret_ref: None,
+            resources: None,
+        }
     }
 }
 
 fn default_gateways() -> u32 {
+    1
+}
+
+/// A loop without a shard.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StatelessSpec {
+    /// How many. They share the slots of the topic that they read.
+    #[serde(default = "default_loops")]
+    #[schemars(range(min = 1, max = 24))]
+    pub replicas: u32,
+    /// Requests and limits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<Resources>,
+}
+
+impl Default for StatelessSpec {
+    fn default() -> Self {
+        Self { replicas: default_loops(), resources: None }
+    }
+}
+
+fn default_loops() -> u32 {
     1
 }
 

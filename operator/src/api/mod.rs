@@ -1,7 +1,10 @@
 //! The custom resources: what a user writes, and what the operator answers.
 
+pub mod blog_pipeline;
 pub mod common;
+pub mod counter_pool;
 pub mod kafka;
+pub mod redis;
 pub mod reference;
 pub mod resources;
 mod rules;
@@ -17,6 +20,8 @@ pub fn kinds() -> Vec<ApiResource> {
     vec![
         ApiResource::erase::<signup_shard::SignupShard>(&()),
         ApiResource::erase::<wallet_partition::WalletPartition>(&()),
+        ApiResource::erase::<counter_pool::CounterPool>(&()),
+        ApiResource::erase::<blog_pipeline::BlogPipeline>(&()),
     ]
 }
 
@@ -26,5 +31,7 @@ pub fn crds()
     vec![
         ("signupshards.yaml", signup_shard::SignupShard::crd()),
         ("walletpartitions.yaml", wallet_partition::WalletPartition::crd()),
+        ("counterpools.yaml", counter_pool::CounterPool::crd()),
+        ("blogpipelines.yaml", blog_pipeline::BlogPipeline::crd()),
     ]
 }

@@ -32,6 +32,9 @@ pub struct ServiceStatus {
     /// The image that workers run if the spec names none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
+    /// The image that the service's own Redis runs if the spec names none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub redis_image: Option<String>,
     /// The partitions, in order.
     #[serde(default)]
     pub partitions: Vec<PartitionStatus>,

@@ -4,8 +4,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::common::ServiceSpec;
-use super::resources::Resources;
+use super::common::{ServiceSpec, StatelessSpec};
 use super::rules;
 use super::status::ServiceStatus;
 
@@ -44,9 +43,9 @@ pub struct WalletPartitionSpec {
     /// What accounts are like when they are opened.
     #[serde(default)]
     pub accounts: AccountsSpec,
-    /// What turns requests into payments.
+    /// What turns requests into payments: `paymentd`.
     #[serde(default)]
-    pub payment: PaymentSpec,
+    pub payment: StatelessSpec,
     /// The proof that no money is made or lost.
     #[serde(default)]
     pub audit: AuditSpec,
@@ -96,29 +95,6 @@ fn default_limit() -> String {
 
 fn yes() -> bool {
     true
-}
-
-/// What turns requests into payments: `paymentd`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct PaymentSpec {
-    /// How many. They share the slots of the topic of requests.
-    #[serde(default = "default_payments")]
-    #[schemars(range(min = 1, max = 24))]
-    pub replicas: u32,
-    /// Requests and limits.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub resources: Option<Resources>,
-}
-
-impl Default for PaymentSpec {
-    fn default() -> Self {
-        Self { replicas: default_payments(), resources: None }
-    }
-}
-
-fn default_payments() -> u32 {
-    1
 }
 
 /// The proof that no money is made or lost.

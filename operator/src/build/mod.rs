@@ -9,6 +9,7 @@ pub mod kafka;
 pub mod names;
 mod network;
 mod pods;
+pub mod redis;
 pub mod retire;
 pub mod shards;
 mod stateless;
@@ -49,6 +50,8 @@ pub struct Plan<'a, K> {
     pub credentials: BTreeMap<&'static str, String>,
     /// The service's image.
     pub image: String,
+    /// The image of its own Redis, if it has one.
+    pub redis_image: String,
     /// The operator's images.
     pub images: &'a Images,
 }
@@ -126,12 +129,16 @@ pub fn foundation<K: ServiceKind>(plan: &Plan<'_, K>) -> Result<Vec<Object>, Bui
     Ok(objects)
 }
 
-/// What runs on it: the init Job, workers, gateways, and a loop without a shard if there is one. To be applied once the
-/// shards can be reached.
+/// What runs on it: the init Job, workers, gateways, and a Redis and a loop without a shard if there are such. To be applied
+/// once the shards can be reached.
 pub fn processes<K: ServiceKind>(plan: &Plan<'_, K>) -> Result<Vec<Object>, BuildError> {
     let mut objects = vec![Object::new(&init::job(plan)?)?, Object::new(&workers::service(plan))?];
     for shard in &plan.shards {
         objects.push(Object::new(&workers::stateful_set(plan, shard)?)?);
+    }
+    if let Some(redis) = plan.service.redis().filter(|redis| redis.external.is_none()) {
+        objects.push(Object::new(&redis::service(plan))?);
+        objects.push(Object::new(&redis::stateful_set(plan, redis))?);
     }
     for policy in network::policies(plan) {
         objects.push(Object::new(&policy)?);

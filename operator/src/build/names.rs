@@ -39,6 +39,8 @@ pub enum Component {
     Retire,
     /// A shard.
     Shard,
+    /// Redis.
+    Cache,
     /// What is not a process.
     Config,
 }
@@ -58,6 +60,7 @@ impl Component {
             Self::Init => "init",
             Self::Retire => "retire",
             Self::Shard => "shard",
+            Self::Cache => "cache",
             Self::Config => "config",
         }
     }
@@ -125,6 +128,16 @@ impl Names {
     /// `<service>-<loop>-<number>`.
     pub fn stateless_pod(&self, name: &str, number: u32) -> String {
         format!("{}-{number}", self.stateless(name))
+    }
+
+    /// `<service>-redis`: Redis, and where it is reached.
+    pub fn redis(&self) -> String {
+        format!("{}-redis", self.service)
+    }
+
+    /// `<service>-redis-0`.
+    pub fn redis_pod(&self) -> String {
+        format!("{}-0", self.redis())
     }
 
     /// `<service>-retire`: the Job that deletes topics.

@@ -12,6 +12,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use super::Plan;
 use super::names::{Component, Names, PARTITION};
 use super::pods::{HTTP, METRICS};
+use super::redis::PORT as REDIS;
 use super::shards::ShardSource;
 use crate::api::common::NetworkPolicies;
 use crate::kind::ServiceKind;
@@ -32,6 +33,7 @@ pub fn policies<K: ServiceKind>(plan: &Plan<'_, K>) -> Vec<NetworkPolicy> {
     let names = &plan.names;
     let mut policies = vec![gateway(plan), init(plan)];
     policies.extend(plan.service.stateless().map(|each| stateless(plan, each.name)));
+    policies.extend(plan.service.redis().filter(|redis| redis.external.is_none()).map(|_| cache(names)));
     policies.extend(plan.shards.iter().map(|shard| worker(plan, shard)));
     policies.extend(plan.shards.iter().filter_map(|shard| database(names, shard)));
     policies
@@ -42,6 +44,7 @@ fn gateway<K: ServiceKind>(plan: &Plan<'_, K>) -> NetworkPolicy {
     let ingress = vec![from_anywhere(&[HTTP, METRICS])];
     let mut egress = vec![dns(), to(vec![pods(names.selector(Component::Worker))], &[HTTP])];
     egress.push(kafka(plan));
+    egress.extend(redis(plan));
     policy(names, names.gateway(), Component::Gateway, names.selector(Component::Gateway), ingress, Some(egress))
 }
 
@@ -55,7 +58,8 @@ fn worker<K: ServiceKind>(plan: &Plan<'_, K>, shard: &ShardSource) -> NetworkPol
 
 fn stateless<K: ServiceKind>(plan: &Plan<'_, K>, name: &str) -> NetworkPolicy {
     let names = &plan.names;
-    let (ingress, egress) = (vec![from_anywhere(&[METRICS])], vec![dns(), kafka(plan)]);
+    let ingress = vec![from_anywhere(&[METRICS])];
+    let egress = [dns(), kafka(plan)].into_iter().chain(redis(plan)).collect();
     let selector = names.selector(Component::Stateless);
     policy(names, names.stateless(name), Component::Stateless, selector, ingress, Some(egress))
 }
@@ -75,6 +79,13 @@ fn database(names: &Names, shard: &ShardSource) -> Option<NetworkPolicy> {
     let ingress =
         vec![from(users.map(pods).to_vec(), &[POSTGRES]), from_anywhere(&[INSTANCE_STATUS, INSTANCE_METRICS])];
     Some(policy(names, names.shard(shard.partition), Component::Shard, cluster, ingress, None))
+}
+
+/// Redis is for those that read and fill it, and asks nobody.
+fn cache(names: &Names) -> NetworkPolicy {
+    let users = [Component::Gateway, Component::Stateless].map(|part| pods(names.selector(part)));
+    let ingress = vec![from(users.to_vec(), &[REDIS])];
+    policy(names, names.redis(), Component::Cache, names.selector(Component::Cache), ingress, Some(Vec::new()))
 }
 
 fn of_partition(names: &Names, partition: u32) -> BTreeMap<String, String> {
@@ -116,6 +127,14 @@ fn kafka<K: ServiceKind>(plan: &Plan<'_, K>) -> NetworkPolicyEgressRule {
         }
         None => NetworkPolicyEgressRule::default(),
     }
+}
+
+/// The service's Redis. One of somebody else's may be anywhere.
+fn redis<K: ServiceKind>(plan: &Plan<'_, K>) -> Option<NetworkPolicyEgressRule> {
+    Some(match plan.service.redis()?.external {
+        Some(_) => NetworkPolicyEgressRule::default(),
+        None => to(vec![pods(plan.names.selector(Component::Cache))], &[REDIS]),
+    })
 }
 
 /// Shards. Those of somebody else may be anywhere.

@@ -30,8 +30,13 @@ const CONFIG_FOLDER: &str = "/etc/shardlane";
 /// Changes when the configuration does.
 const CONFIG_HASH: &str = "shardlane.dev/config-hash";
 
-/// A container that can do nothing but run its program.
+/// A container that can do nothing but run its program, which finds the service's configuration.
 pub fn container(name: &str, image: &str, command: Vec<String>) -> Container {
+    Container { volume_mounts: Some(vec![mount(CONFIG_VOLUME, CONFIG_FOLDER)]), ..confined(name, image, command) }
+}
+
+/// A container that can do nothing but run its program.
+pub fn confined(name: &str, image: &str, command: Vec<String>) -> Container {
     Container {
         name: name.to_owned(),
         image: Some(image.to_owned()),
@@ -44,7 +49,6 @@ pub fn container(name: &str, image: &str, command: Vec<String>) -> Container {
         }),
         // A process that ends by itself says why in its last lines.
         termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
-        volume_mounts: Some(vec![mount(CONFIG_VOLUME, CONFIG_FOLDER)]),
         ..Container::default()
     }
 }
@@ -69,7 +73,8 @@ pub fn metrics_port() -> ContainerPort {
     port("metrics", METRICS)
 }
 
-fn port(name: &str, port: i32) -> ContainerPort {
+/// A port of a container.
+pub fn port(name: &str, port: i32) -> ContainerPort {
     ContainerPort { name: Some(name.to_owned()), container_port: port, ..ContainerPort::default() }
 }
 
@@ -124,8 +129,7 @@ pub fn service_ports(http: i32) -> Vec<ServicePort> {
     vec![port("http", http), port("metrics", METRICS)]
 }
 
-/// A pod of a part with the configuration and its credentials, under the `restricted` pod security standard, without a token of
-/// the API server.
+/// A pod of a part with the configuration and its credentials.
 pub fn pod<K: ServiceKind>(plan: &Plan<'_, K>, part: Component, mut container: Container) -> PodSpec {
     let config = ConfigMapVolumeSource { name: plan.names.config(), ..ConfigMapVolumeSource::default() };
     let mut volumes = vec![Volume { name: CONFIG_VOLUME.to_owned(), config_map: Some(config), ..Volume::default() }];
@@ -133,6 +137,15 @@ pub fn pod<K: ServiceKind>(plan: &Plan<'_, K>, part: Component, mut container: C
         container.volume_mounts.get_or_insert_default().push(mount(&volume.name, kafka::FOLDER));
         volumes.push(volume);
     }
+    PodSpec {
+        topology_spread_constraints: Some(vec![spread(plan, part)]),
+        volumes: Some(volumes),
+        ..restricted(container)
+    }
+}
+
+/// A pod under the `restricted` pod security standard, without a token of the API server.
+pub fn restricted(container: Container) -> PodSpec {
     PodSpec {
         automount_service_account_token: Some(false),
         enable_service_links: Some(false),
@@ -144,8 +157,6 @@ pub fn pod<K: ServiceKind>(plan: &Plan<'_, K>, part: Component, mut container: C
             seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".to_owned(), ..SeccompProfile::default() }),
             ..PodSecurityContext::default()
         }),
-        topology_spread_constraints: Some(vec![spread(plan, part)]),
-        volumes: Some(volumes),
         containers: vec![container],
         ..PodSpec::default()
     }

@@ -4,7 +4,7 @@ use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetSpec};
 
 use super::names::Component;
 use super::pods::{pod, pod_name_env, probed, resources, template};
-use super::{BuildError, Plan};
+use super::{BuildError, Plan, redis};
 use crate::kind::{ServiceKind, StatelessLoop};
 
 /// Its pods. They have no volumes, but names that stay: by its name Kafka knows one again that was away for a moment,
@@ -14,7 +14,7 @@ pub fn stateful_set<K: ServiceKind>(plan: &Plan<'_, K>, each: StatelessLoop<'_>)
     let labels = names.labels(Component::Stateless);
     let mut container = probed(each.name, &plan.image, vec![K::PROGRAM.to_owned(), each.name.to_owned()]);
     container.resources = Some(resources(each.resources, "32Mi"));
-    container.env = Some(vec![pod_name_env("SHARDLANE_INSTANCE")]);
+    container.env = Some(std::iter::once(pod_name_env("SHARDLANE_INSTANCE")).chain(redis::address(plan)).collect());
     let hash = plan.hash(Component::Stateless)?;
     Ok(StatefulSet {
         metadata: names.meta(names.stateless(each.name), labels.clone()),

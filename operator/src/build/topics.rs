@@ -18,6 +18,9 @@ pub struct ServiceTopic {
     pub flow: Flow,
 }
 
+/// Largest batch in a topic that workers publish what they were sent in, in bytes: what was sent, and what they add.
+const PUBLISHED_BYTES: u32 = 2 << 20;
+
 /// Which way records go: from which parts of the service to which. Others may write and read too; that is theirs to
 /// arrange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,6 +102,12 @@ pub fn keyed(role: &str, name: &str, slots: u32, flow: Flow) -> ServiceTopic {
     ServiceTopic { config, flow }
 }
 
+/// A topic that carries state: the last record of each key is kept, whatever its age.
+pub fn compacted(topic: ServiceTopic) -> ServiceTopic {
+    let config = TopicConfig { compacted: true, max_message_bytes: Some(PUBLISHED_BYTES), ..topic.config };
+    ServiceTopic { config, ..topic }
+}
+
 /// Where the records go that cannot be taken from a topic.
 pub fn dead_letters(source: &ServiceTopic) -> ServiceTopic {
     let flow = Flow::dead_letters_of(source.flow);
@@ -108,6 +117,8 @@ pub fn dead_letters(source: &ServiceTopic) -> ServiceTopic {
         name: format!("{}.dlq", source.name),
         // Larger than its source, or what is too large to be good could not be published.
         max_message_bytes: Some(DEAD_LETTER_BYTES),
+        // Of a topic that keeps only the last record of a key, every one that could not be taken is kept all the same.
+        compacted: false,
         ..source.clone()
     };
     ServiceTopic { config, flow }

@@ -139,6 +139,7 @@ async fn retire_topics<K: ServiceKind>(context: &Context, service: &K, names: &N
         acls: false,
         credentials: Default::default(),
         image: String::new(),
+        redis_image: String::new(),
         images: &context.images,
     };
     apply::apply(&context.client, &context.watched, names, &[Object::new(&retire::job(&plan)?)?]).await

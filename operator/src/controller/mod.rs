@@ -3,6 +3,7 @@
 pub mod apply;
 mod complaints;
 pub mod dereference;
+mod dispensable;
 pub mod farewell;
 pub mod rollout;
 pub mod status;

@@ -8,6 +8,7 @@ use shardlane_config::initial_owner;
 
 use super::complaints::{SLOT_HALTED, complaint};
 use super::dereference::{self, Found};
+use super::dispensable;
 use super::validate::Obstacle;
 use crate::api::status::{PartitionStatus, Phase, ServiceStatus};
 use crate::build::names::{Component, Names};
@@ -15,6 +16,8 @@ use crate::build::shards::ShardSource;
 use crate::identity::Identity;
 use crate::kind::StatelessLoop;
 
+/// Reason of a loop without a shard that is not ready.
+pub(super) const STATELESS_NOT_READY: &str = "StatelessNotReady";
 /// Reason of a resource that is going.
 const DELETING: &str = "Deleting";
 
@@ -37,6 +40,8 @@ pub struct Facts<'a> {
     pub gateways: u32,
     /// The loop without a shard, if it has one.
     pub stateless: Option<StatelessLoop<'a>>,
+    /// Whether the operator runs a Redis for it.
+    pub redis: bool,
     /// What stands in the way of everything.
     pub obstacle: Option<Obstacle>,
     /// What stands in the way of the spec, while the service runs as it was.
@@ -47,6 +52,8 @@ pub struct Facts<'a> {
     pub paused: bool,
     /// The image that workers run if the spec names none.
     pub image: Option<&'a str>,
+    /// The image that its own Redis runs if the spec names none.
+    pub redis_image: Option<&'a str>,
 }
 
 impl Facts<'_> {
@@ -82,6 +89,7 @@ pub fn status(facts: &Facts<'_>, last: Option<&ServiceStatus>) -> ServiceStatus 
         ready: format!("{ready_replicas}/{replicas}"),
         selector: facts.names.worker_selector(),
         image: facts.image.map(str::to_owned),
+        redis_image: facts.redis_image.map(str::to_owned),
         partitions,
     };
     status.conditions = conditions(facts, waiting, complaint, last);
@@ -100,7 +108,11 @@ fn conditions(
     // Workers that wait for their turn wait for the Job first.
     let held = facts.rolling.as_ref().map(|worker| unprepared(facts).unwrap_or_else(|| next_in_turn(worker)));
     let stuck = held.as_ref().filter(|held| !held.passes);
-    let degraded = broken.or(stuck).or(facts.unfulfilled.as_ref()).or(complaint.as_ref());
+    let (starting, lost) = match dispensable::missing(facts).filter(|_| waiting.is_none()) {
+        Some(missing) if dispensable::starts(&missing, last) => (Some(missing), None),
+        missing => (None, missing),
+    };
+    let degraded = broken.or(stuck).or(facts.unfulfilled.as_ref()).or(lost.as_ref()).or(complaint.as_ref());
     let condition = |type_: &str, status: bool, (reason, message): (&str, &str)| {
         let status = if status { "True" } else { "False" };
         let before = last.and_then(|last| last.conditions.iter().find(|c| c.type_ == type_ && c.status == status));
@@ -115,7 +127,8 @@ fn conditions(
     };
     let why = |obstacle: &Obstacle| (obstacle.reason, obstacle.message.clone());
     let ready = waiting.as_ref().map_or(("AllPartitionsReady", String::new()), why);
-    let moving = progressing.or(held.as_ref()).map_or(("Settled", String::new()), why);
+    let progressing = progressing.or(held.as_ref()).or(starting.as_ref());
+    let moving = progressing.map_or(("Settled", String::new()), why);
     let worse = degraded.map_or(("AsExpected", String::new()), why);
     let paused = match facts.paused {
         true => ("SpecPaused", "spec.paused is true: the operator leaves everything as it is"),
@@ -123,7 +136,7 @@ fn conditions(
     };
     vec![
         condition("Ready", waiting.is_none(), (ready.0, &ready.1)),
-        condition("Progressing", progressing.is_some() || held.is_some(), (moving.0, &moving.1)),
+        condition("Progressing", progressing.is_some(), (moving.0, &moving.1)),
         condition("Degraded", degraded.is_some(), (worse.0, &worse.1)),
         condition("Paused", facts.paused, paused),
     ]
@@ -193,19 +206,20 @@ fn waiting(facts: &Facts<'_>, partitions: &[PartitionStatus]) -> Option<Obstacle
         let message = format!("{ready} of {} gateways are ready", facts.gateways);
         return obstacle("GatewayNotReady", message, true);
     }
-    stateless_waiting(facts)
+    stateless_waiting(facts, true)
 }
 
-/// Why not all pods of the loop without a shard are ready; the first of those that are not has its say.
-fn stateless_waiting(facts: &Facts<'_>) -> Option<Obstacle> {
-    let StatelessLoop { name, replicas, .. } = facts.stateless?;
+/// Why not all pods of the loop without a shard are ready, if it is `essential` or if it is not; the first of those that are not
+/// ready has its say.
+pub(super) fn stateless_waiting(facts: &Facts<'_>, essential: bool) -> Option<Obstacle> {
+    let StatelessLoop { name, replicas, .. } = facts.stateless.filter(|each| each.essential == essential)?;
     let set = facts.found.sets.get(&facts.names.stateless(name));
     let ready = set.and_then(|set| set.status.as_ref()?.ready_replicas).unwrap_or(0);
     if ready.unsigned_abs() >= replicas {
         return None;
     }
     let works = |pod: &String| facts.found.statuses.get(pod).is_some_and(|status| status.ready);
-    let reason = "StatelessNotReady";
+    let reason = STATELESS_NOT_READY;
     Some(match facts.stateless_pods().find(|pod| !works(pod)) {
         Some(down) => not_ready(facts, reason, &format!("{ready} of {replicas} {name} are ready; {down}"), &down),
         None => Obstacle { reason, message: format!("{ready} of {replicas} {name} are ready"), passes: true },
@@ -248,7 +262,7 @@ fn not_ready(facts: &Facts<'_>, reason: &'static str, who: &str, down: &str) -> 
 }
 
 /// Why a pod does not work.
-enum Words {
+pub(super) enum Words {
     /// It has never begun, and what Kubernetes says of that.
     Unstarted(String),
     /// What it said when it last failed.
@@ -256,7 +270,7 @@ enum Words {
 }
 
 /// Why the first of these pods that does not work does not.
-fn words(facts: &Facts<'_>, these: impl Fn(&Pod) -> bool) -> Option<Words> {
+pub(super) fn words(facts: &Facts<'_>, these: impl Fn(&Pod) -> bool) -> Option<Words> {
     facts.found.pods.iter().filter(|pod| these(pod)).find_map(words_of)
 }
 

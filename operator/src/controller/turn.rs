@@ -10,10 +10,11 @@ use super::rollout::{self, Step};
 use super::status::{Facts, status};
 use super::validate::{self, Obstacle};
 use super::{Context, ReconcileError, farewell};
+use crate::api::redis::RedisSpec;
 use crate::api::status::ServiceStatus;
 use crate::build::kafka::{self, Kafka};
 use crate::build::names::{Component, Names, TEMPLATE};
-use crate::build::{self, BuildError, Object, Plan, shards};
+use crate::build::{self, BuildError, Object, Plan, redis, shards};
 use crate::identity::Identity;
 use crate::images::Images;
 use crate::kind::ServiceKind;
@@ -58,11 +59,13 @@ pub async fn turn<K: ServiceKind>(context: &Context, service: &K) -> Result<Serv
         init_job: turn.init_job.as_deref(),
         gateways: spec.gateway.replicas,
         stateless: service.stateless(),
+        redis: own_redis(service).is_some(),
         obstacle: turn.obstacle,
         unfulfilled: turn.identity.as_ref().and_then(|identity| validate::unfulfilled(spec, identity)),
         rolling: turn.waits,
         paused: spec.paused,
         image: Some(default_image(service, &context.images)),
+        redis_image: own_redis(service).map(|_| default_redis_image(service, &context.images)),
     };
     Ok(status(&facts, service.status()))
 }
@@ -125,9 +128,9 @@ async fn make<K: ServiceKind>(
         Err(_) => (Kafka::default(), false),
     };
     let of_kafka: Vec<_> = kafka::parts(service).flat_map(|part| kafka.secrets(names, part)).collect();
-    let token = spec.gateway.token_secret_ref.as_ref().map(|secret| (secret.name.clone(), vec!["token"]));
-    let wanted =
-        shards.iter().map(|shard| &*shard.secret).chain(of_kafka.iter().chain(&token).map(|(name, _)| &**name));
+    let named = named_secrets(service);
+    let by_name = || of_kafka.iter().chain(named.iter().map(|named| &named.secret));
+    let wanted = shards.iter().map(|shard| &*shard.secret).chain(by_name().map(|(name, _)| &**name));
     found.secrets = dereference::secrets(&context.secrets, names, wanted).await?;
     for shard in &mut shards {
         shard.version = found.secrets.get(&shard.secret).map(|secret| secret.version(&["uri"]));
@@ -135,18 +138,19 @@ async fn make<K: ServiceKind>(
     // An init Job of this service has succeeded at some time: from now on, an empty shard is a lost one.
     identity.placed |= found.jobs.values().any(dereference::has_succeeded);
     let obstacle = reached.err().or_else(|| validate::shards(&shards, &found).err());
-    let obstacle = obstacle.or_else(|| validate::secrets(&found, of_kafka.iter().chain(&token)).err());
+    let obstacle = obstacle.or_else(|| validate::secrets(&found, by_name()).err());
     let obstacle = obstacle.or_else(|| validate::strimzi(&found));
     let image = image_of(service, &context.images);
     let plan = Plan {
         service,
         names: names.clone(),
-        credentials: credentials(&kafka, service, names, &found, token.as_ref()),
+        credentials: credentials(&kafka, service, names, &found, &named),
         kafka,
         acls,
         identity: identity.clone(),
         shards: shards.clone(),
         image,
+        redis_image: redis_image_of(service, &context.images),
         images: &context.images,
     };
     let mut turn = Turn { shards, found, obstacle, ..Turn::default() };
@@ -230,18 +234,39 @@ async fn reach<K: ServiceKind>(
         .map_err(|unusable| validate::unusable(&unusable)))
 }
 
+/// A Secret that a spec names besides those of Kafka and the shards, with the keys that are needed, and the parts that read it
+/// when they start.
+struct NamedSecret {
+    readers: &'static [Component],
+    secret: (String, Vec<&'static str>),
+}
+
+fn named_secrets<K: ServiceKind>(service: &K) -> Vec<NamedSecret> {
+    let token = service
+        .service()
+        .gateway
+        .token_secret_ref
+        .as_ref()
+        .map(|secret| NamedSecret { readers: &[Component::Gateway], secret: (secret.name.clone(), vec!["token"]) });
+    let redis = service.redis().and_then(|redis| redis.external.as_ref()).map(|redis| NamedSecret {
+        readers: &[Component::Gateway, Component::Stateless],
+        secret: (redis.secret_ref.name.clone(), vec![redis::KEY]),
+    });
+    token.into_iter().chain(redis).collect()
+}
+
 /// What changes when what a part reads at its start does.
 fn credentials<K: ServiceKind>(
     kafka: &Kafka,
     service: &K,
     names: &Names,
     found: &Found,
-    token: Option<&(String, Vec<&'static str>)>,
+    named: &[NamedSecret],
 ) -> BTreeMap<&'static str, String> {
     let version = |(name, keys): &(String, Vec<&'static str>)| Some(found.secrets.get(name)?.version(keys));
     let of = |part| {
-        let token = token.filter(|_| part == Component::Gateway);
-        let all: Vec<_> = kafka.secrets(names, part).iter().chain(token).filter_map(version).collect();
+        let read = named.iter().filter(|named| named.readers.contains(&part)).map(|named| &named.secret);
+        let all: Vec<_> = kafka.secrets(names, part).iter().chain(read).filter_map(version).collect();
         all.join("-")
     };
     kafka::parts(service).map(|part| (part.label(), of(part))).filter(|(_, version)| !version.is_empty()).collect()
@@ -277,4 +302,92 @@ fn default_image<'a, K: ServiceKind>(service: &'a K, images: &'a Images) -> &'a 
 fn image_of<K: ServiceKind>(service: &K, images: &Images) -> String {
     let named = service.service().worker.image.clone();
     named.unwrap_or_else(|| default_image(service, images).to_owned())
+}
+
+/// The Redis that the operator runs for the service.
+fn own_redis<K: ServiceKind>(service: &K) -> Option<&RedisSpec> {
+    service.redis().filter(|redis| redis.external.is_none())
+}
+
+/// The image of a Redis that the spec does not name: as with workers, an upgrade of the operator restarts none.
+fn default_redis_image<'a, K: ServiceKind>(service: &'a K, images: &'a Images) -> &'a str {
+    service.status().and_then(|status| status.redis_image.as_deref()).unwrap_or(&images.redis_image)
+}
+
+fn redis_image_of<K: ServiceKind>(service: &K, images: &Images) -> String {
+    let named = service.redis().and_then(|redis| redis.image.clone());
+    named.unwrap_or_else(|| default_redis_image(service, images).to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::api::blog_pipeline::BlogPipeline;
+    use crate::secrets::FoundSecret;
+
+    fn blog(redis: serde_json::Value, recorded: Option<&str>) -> BlogPipeline {
+        let value = json!({
+            "apiVersion": "shardlane.dev/v1alpha1", "kind": "BlogPipeline",
+            "metadata": { "name": "journal", "namespace": "shop", "uid": "x" },
+            "spec": {
+                "partitions": 1, "redis": redis, "kafka": {}, "postgres": {},
+                "gateway": { "tokenSecretRef": { "name": "login" } },
+            },
+            "status": { "redisImage": recorded },
+        });
+        serde_json::from_value(value).unwrap()
+    }
+
+    #[test]
+    fn pods_change_with_the_secrets_that_they_read() {
+        let service = blog(json!({ "external": { "secretRef": { "name": "cache" } } }), None);
+        let names = names_of(&service).unwrap();
+        let of = |login: &str, cache: &str| {
+            let secret = |key: &str, hash: &str| FoundSecret { keys: [(key.to_owned(), hash.to_owned())].into() };
+            let secrets = [("login", secret("token", login)), ("cache", secret("uri", cache))];
+            let secrets = secrets.map(|(name, secret)| (name.to_owned(), secret)).into();
+            let found = Found { secrets, ..Found::default() };
+            credentials(&Kafka::default(), &service, &names, &found, &named_secrets(&service))
+        };
+        let parts = |all: &BTreeMap<&'static str, String>| all.keys().copied().collect::<Vec<_>>();
+        let first = of("a", "a");
+        assert_eq!(parts(&first), ["gateway", "stateless"], "workers read neither");
+        let (login, cache) = (of("b", "a"), of("a", "b"));
+        assert_ne!(login["gateway"], first["gateway"]);
+        assert_ne!(cache["gateway"], first["gateway"]);
+        assert_eq!(login["stateless"], first["stateless"]);
+        assert_ne!(cache["stateless"], first["stateless"]);
+    }
+
+    #[test]
+    fn a_missing_secret_or_key_of_redis_is_told_with_what_to_make() {
+        let service = blog(json!({ "external": { "secretRef": { "name": "cache" } } }), None);
+        let named: Vec<_> = named_secrets(&service).into_iter().map(|named| named.secret).collect();
+        let found = |keys: &[&str]| {
+            let of = |keys: &[&str]| FoundSecret {
+                keys: keys.iter().map(|key| ((*key).to_owned(), "x".to_owned())).collect(),
+            };
+            let secrets = [("login".to_owned(), of(&["token"])), ("cache".to_owned(), of(keys))];
+            Found {
+                secrets: secrets.into_iter().filter(|(_, secret)| !secret.keys.is_empty()).collect(),
+                ..Found::default()
+            }
+        };
+        assert_eq!(validate::secrets(&found(&["uri"]), named.iter()), Ok(()));
+        let missing = validate::secrets(&found(&[]), named.iter()).unwrap_err();
+        assert_eq!(missing.message, "the Secret cache is not there; make it, with the key \"uri\"");
+        let other = validate::secrets(&found(&["url"]), named.iter()).unwrap_err();
+        assert_eq!(other.reason, "SecretIncomplete");
+        assert_eq!(named_secrets(&blog(json!({}), None)).len(), 1, "a Redis of the operator's has no Secret");
+    }
+
+    #[test]
+    fn an_upgrade_of_the_operator_restarts_no_redis() {
+        let images = Images { redis_image: "redis:new".to_owned(), ..Images::default() };
+        assert_eq!(redis_image_of(&blog(json!({}), None), &images), "redis:new");
+        assert_eq!(redis_image_of(&blog(json!({}), Some("redis:old")), &images), "redis:old");
+        assert_eq!(redis_image_of(&blog(json!({ "image": "redis:mine" }), Some("redis:old")), &images), "redis:mine");
+    }
 }

@@ -58,7 +58,12 @@ impl ServiceKind for WalletPartition {
 
     fn stateless(&self) -> Option<StatelessLoop<'_>> {
         let payment = &self.spec.payment;
-        Some(StatelessLoop { name: "paymentd", replicas: payment.replicas, resources: payment.resources.as_ref() })
+        Some(StatelessLoop {
+            name: "paymentd",
+            replicas: payment.replicas,
+            resources: payment.resources.as_ref(),
+            essential: true,
+        })
     }
 
     fn default_image(images: &Images) -> &str {

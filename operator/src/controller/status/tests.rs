@@ -14,6 +14,7 @@ struct Scene {
     identity: Identity,
     shards: Vec<ShardSource>,
     stateless: Option<StatelessLoop<'static>>,
+    redis: bool,
     found: Found,
 }
 
@@ -36,8 +37,8 @@ impl Scene {
             |partition| ShardSource { partition, secret: format!("secret-{partition}"), cluster: None, version: None };
         let ready = WorkerStatus { ready: true, ..WorkerStatus::default() };
         let gateway: Deployment = serde_json::from_value(json!({ "status": { "readyReplicas": 1 } })).unwrap();
-        let mut scene =
-            Self { names, identity, shards: vec![shard(0), shard(1)], stateless: None, found: Found::default() };
+        let (shards, found) = (vec![shard(0), shard(1)], Found::default());
+        let mut scene = Self { names, identity, shards, stateless: None, redis: false, found };
         scene.found.gateway = Some(gateway);
         let prepared: Job = serde_json::from_value(json!({ "status": { "succeeded": 1 } })).unwrap();
         scene.found.jobs.insert("demo-init".to_owned(), prepared);
@@ -64,12 +65,23 @@ impl Scene {
 
     /// Two of a loop without a shard, of which so many are ready.
     fn with_loop(mut self, ready: i32) -> Self {
-        self.stateless = Some(StatelessLoop { name: "paymentd", replicas: 2, resources: None });
+        self.stateless = Some(StatelessLoop { name: "paymentd", replicas: 2, resources: None, essential: true });
         let set = json!({ "status": { "replicas": 2, "readyReplicas": ready } });
         self.found.sets.insert("demo-paymentd".to_owned(), serde_json::from_value(set).unwrap());
         let works = WorkerStatus { ready: true, ..WorkerStatus::default() };
         for number in 0..u32::try_from(ready).unwrap() {
             self.found.statuses.insert(self.names.stateless_pod("paymentd", number), works.clone());
+        }
+        self
+    }
+
+    /// A Redis, and a loop without a shard that fills it; how many of each are ready.
+    fn with_cache(mut self, redis: i32, managers: i32) -> Self {
+        self.redis = true;
+        self.stateless = Some(StatelessLoop { name: "cache-manager", replicas: 1, resources: None, essential: false });
+        for (name, ready) in [("demo-redis", redis), ("demo-cache-manager", managers)] {
+            let set = json!({ "status": { "replicas": 1, "readyReplicas": ready } });
+            self.found.sets.insert(name.to_owned(), serde_json::from_value(set).unwrap());
         }
         self
     }
@@ -84,11 +96,13 @@ impl Scene {
             init_job: Some("demo-init"),
             gateways: 1,
             stateless: self.stateless,
+            redis: self.redis,
             obstacle: None,
             unfulfilled: None,
             rolling: None,
             paused: false,
             image: None,
+            redis_image: None,
         };
         status(&facts, last)
     }
@@ -134,6 +148,52 @@ fn a_service_is_ready_when_its_loop_without_a_shard_is() {
     scene.found.statuses.remove("demo-paymentd-1");
     scene.found.pods = vec![failed("demo-paymentd-1", "no such topic")];
     assert_eq!(holds(&scene.status(None), "Degraded").unwrap().0, "StatelessNotReady");
+}
+
+#[test]
+fn a_service_is_ready_without_its_cache_and_says_what_it_lacks() {
+    let well = Scene::new().with_cache(1, 1).status(None);
+    assert_eq!((holds(&well, "Ready").is_some(), holds(&well, "Degraded")), (true, None));
+    let lacks = |redis, managers| {
+        let status = Scene::new().with_cache(redis, managers).status(Some(&well));
+        assert_eq!(holds(&status, "Ready"), Some(("AllPartitionsReady", "")));
+        assert_eq!((status.phase, holds(&status, "Progressing")), (Phase::Running, None));
+        let (reason, message) = holds(&status, "Degraded").unwrap();
+        (reason.to_owned(), message.to_owned())
+    };
+    let redis = "the Redis demo-redis-0 is not ready; its log says why. Until it is, reads go to the shards";
+    assert_eq!(lacks(0, 0), ("CacheNotReady".to_owned(), redis.to_owned()), "the cause, not what follows from it");
+    let manager = "0 of 1 cache-manager are ready; demo-cache-manager-0 is not ready; its /readyz and its log say why";
+    assert_eq!(lacks(1, 0), ("StatelessNotReady".to_owned(), manager.to_owned()));
+}
+
+#[test]
+fn a_cache_that_has_not_been_there_yet_is_on_its_way_unless_it_fails() {
+    let mut scene = Scene::new().with_cache(0, 0);
+    let first = scene.status(None);
+    assert_eq!(holds(&first, "Progressing").unwrap().0, "CacheNotReady");
+    assert!(holds(&first, "Ready").is_some() && holds(&first, "Degraded").is_none());
+    // Redis is there, what fills it is not yet.
+    let second = Scene::new().with_cache(1, 0).status(Some(&first));
+    assert_eq!(holds(&second, "Progressing").unwrap().0, "StatelessNotReady");
+    assert_eq!(holds(&second, "Degraded"), None);
+    let whole = Scene::new().with_cache(1, 1).status(Some(&second));
+    assert_eq!((holds(&whole, "Progressing"), holds(&whole, "Degraded")), (None, None));
+    scene.found.pods = vec![failed("demo-redis-0", "Can't set maxmemory")];
+    let said = scene.status(Some(&first));
+    let expected = "the Redis demo-redis-0 is not ready, and said: Can't set maxmemory; its log says more. \
+                    Until it is, reads go to the shards";
+    assert_eq!(holds(&said, "Degraded"), Some(("CacheNotReady", expected)));
+}
+
+#[test]
+fn a_worker_that_is_down_is_told_before_a_cache_that_is() {
+    let mut scene = Scene::new().with_cache(0, 0);
+    let well = Scene::new().with_cache(1, 1).status(None);
+    scene.worker(0, 0);
+    let status = scene.status(Some(&well));
+    assert_eq!(holds(&status, "Progressing").unwrap().0, "WorkerNotReady");
+    assert_eq!((holds(&status, "Ready"), holds(&status, "Degraded")), (None, None));
 }
 
 #[test]

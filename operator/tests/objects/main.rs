@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests, where clippy does not see that")]
 
+mod blog;
+mod counter;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -24,17 +27,20 @@ fn images() -> Images {
     Images {
         signup_image: "example/signup:1".to_owned(),
         wallet_image: "example/wallet:1".to_owned(),
+        counter_image: "example/counter:1".to_owned(),
+        blog_image: "example/blog:1".to_owned(),
+        redis_image: "example/redis:1".to_owned(),
         mover_image: "example/mover:1".to_owned(),
     }
 }
 
 /// The sample that the README shows, as if it had been applied.
 fn sample() -> SignupShard {
-    applied(include_str!("../../docs/samples/signupshard.yaml"))
+    applied(include_str!("../../../docs/samples/signupshard.yaml"))
 }
 
 fn wallet() -> WalletPartition {
-    applied(include_str!("../../docs/samples/walletpartition.yaml"))
+    applied(include_str!("../../../docs/samples/walletpartition.yaml"))
 }
 
 fn applied<K: ServiceKind>(text: &str) -> K {
@@ -74,6 +80,7 @@ fn with_plan<K: ServiceKind, T>(service: &K, partitions: u32, read: impl FnOnce(
         acls: true,
         credentials: BTreeMap::new(),
         image: K::default_image(&images).to_owned(),
+        redis_image: images.redis_image.clone(),
         images: &images,
     })
 }
@@ -98,7 +105,7 @@ fn generated_crds_are_committed() {
 
 #[test]
 fn the_reference_is_committed() {
-    let committed = include_str!("../../docs/api-reference.md");
+    let committed = include_str!("../../../docs/api-reference.md");
     let crds: Vec<_> = crds().into_iter().map(|(_, crd)| crd).collect();
     assert_eq!(committed, reference::page(&crds).unwrap(), "run `make crds` and commit docs/api-reference.md");
 }
