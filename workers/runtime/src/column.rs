@@ -5,8 +5,8 @@ use std::ops::Range;
 
 use sqlx::encode::{Encode, IsNull};
 use sqlx::error::BoxDynError;
-use sqlx::postgres::{PgArgumentBuffer, PgTypeInfo};
-use sqlx::{Postgres, Type};
+use sqlx::postgres::{PgArgumentBuffer, PgRow, PgTypeInfo};
+use sqlx::{Postgres, Row, Type};
 
 /// The values of a column, as Postgres takes an array of them. Bound like the `Vec` that it was made of.
 #[derive(Clone, Debug, PartialEq)]
@@ -33,6 +33,12 @@ impl Column {
         let pick = |bytes: &[u8]| pick(bytes, keep).ok_or_else(|| "the array ends too early".to_owned());
         Self { array: self.array.clone(), bytes: self.bytes.as_deref().map_err(String::clone).and_then(pick) }
     }
+}
+
+/// The place among the values of an `UNNEST ... WITH ORDINALITY` that a row is for, if its first column is that.
+pub fn place(row: &PgRow) -> usize {
+    // Postgres counts from 1.
+    usize::try_from(row.get::<i64, _>(0)).unwrap_or(0).saturating_sub(1)
 }
 
 /// Where the number of values is in an array of one dimension: after the number of dimensions, the flags and the type

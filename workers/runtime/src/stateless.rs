@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use prometheus::Registry;
 use rdkafka::client::ClientContext;
 use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
@@ -42,6 +43,11 @@ pub trait Step: Send + Sync + 'static {
     /// Understands a record, or says why it cannot be taken; it then becomes a dead letter.
     fn parse(&self, record: &Record<'_>) -> Result<Self::Item, Rejection>;
 
+    /// Has a registry tell what the step itself counts.
+    fn register(&self, _: &Registry) -> prometheus::Result<()> {
+        Ok(())
+    }
+
     /// Passes items on, and gives what is to be published of them. A reason instead: they come again, until it works.
     fn feed(&self, items: Vec<Accepted<Self::Item>>) -> impl Future<Output = Result<Vec<Message>, String>> + Send;
 }
@@ -74,7 +80,9 @@ pub async fn serve<S: Step>(
     port: u16,
     shutdown: Shutdown,
 ) -> Result<(), StatelessError> {
-    let health = Health::starting(Arc::new(Metrics::new()?), &[CONSUMER]);
+    let metrics = Arc::new(Metrics::new()?);
+    step.register(metrics.registry())?;
+    let health = Health::starting(metrics, &[CONSUMER]);
     let probes = process::serve(port, health.routes(), shutdown.clone());
     let consumed = run(step, config, instance, health.clone(), shutdown);
     tokio::try_join!(consumed, async { Ok(probes.await?) }).map(drop)

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use shardlane_runtime::column::Column;
+use shardlane_runtime::column::{Column, place};
 use shardlane_runtime::shard;
 use shardlane_runtime::trust::Trust;
 use sqlx::postgres::PgRow;
@@ -91,11 +91,6 @@ async fn write_rest(tx: &mut PgConnection, batch: i64, plan: &WalletPlan, decisi
     insert_changes(tx, batch, plan, &decision.changes).await?;
     insert_conflicts(tx, batch, plan, &decision.conflicts).await?;
     books::write(tx, batch, decision).await
-}
-
-fn place(row: &PgRow) -> usize {
-    // Counted from 1 by WITH ORDINALITY.
-    usize::try_from(row.get::<i64, _>(0)).unwrap_or(0).saturating_sub(1)
 }
 
 async fn accounts(tx: &mut PgConnection, plan: &WalletPlan) -> sqlx::Result<Vec<Option<Account>>> {

@@ -1,6 +1,7 @@
 //! What every gateway needs: taking requests to Kafka, waiting for their outcomes, reading from workers, and guarding
 //! the door.
 
+mod decided;
 mod door;
 mod problem;
 mod reads;
@@ -17,6 +18,7 @@ use rdkafka::error::KafkaError;
 use serde::de::DeserializeOwned;
 use shardlane_config::ServiceConfig;
 
+pub use decided::decided;
 pub use door::{Door, DoorOptions};
 pub use problem::{Problem, json_body};
 pub use reads::{Answer, Part, Reads, shard_error};
@@ -119,6 +121,9 @@ pub enum GatewayError {
     /// It cannot serve.
     #[error(transparent)]
     Serve(#[from] std::io::Error),
+    /// What its kind of service alone needs is missing or wrong.
+    #[error(transparent)]
+    Needs(Box<dyn std::error::Error + Send + Sync>),
 }
 
 #[cfg(test)]

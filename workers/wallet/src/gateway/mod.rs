@@ -5,7 +5,7 @@ mod auditor;
 mod transfers;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -13,7 +13,7 @@ use axum::routing::{delete, get, post, put};
 use axum::{Json, Router};
 use serde::de::DeserializeOwned;
 use shardlane_runtime::cli::GatewayOptions;
-use shardlane_runtime::gateway::{Door, Gateway, GatewayError, Problem};
+use shardlane_runtime::gateway::{Door, Gateway, GatewayError, Problem, decided};
 use shardlane_runtime::health::Health;
 use shardlane_runtime::metrics::Metrics;
 use shardlane_runtime::process::{self, Shutdown};
@@ -28,9 +28,6 @@ use crate::wire::{PaymentRecord, check_account};
 
 /// How long a deposit or a change waits for its outcome before its user is told to ask again.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// The first pause between two looks at an outcome; each is twice as long, up to [`LONGEST_PAUSE`].
-const PAUSE: Duration = Duration::from_millis(4);
-const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 
 struct Wallet {
     gateway: Gateway,
@@ -132,24 +129,21 @@ impl Wallet {
         mine: impl Fn(&DoneState) -> Option<bool>,
     ) -> Result<Option<Option<Reason>>, Problem> {
         self.instruct(record).await?;
-        let began = Instant::now();
-        let mut pause = PAUSE;
         let query = [("account", &*record.account), ("request_id", &*record.request_id)];
-        while began.elapsed() < PATIENCE {
-            tokio::time::sleep(pause).await;
-            pause = LONGEST_PAUSE.min(pause * 2);
+        let (query, mine) = (&query, &mine);
+        let found = decided(PATIENCE, || async move {
             // Whoever owns the account may be away for a moment, but has the instruction in any case.
-            let Ok(done) = self.read::<Vec<DoneState>>(&record.account, DONE, &query).await else { continue };
-            match done.iter().find_map(|done| Some((mine(done)?, done.refused))) {
-                Some((true, refused)) => return Ok(Some(refused)),
-                Some((false, _)) => {
-                    let detail = "this request_id was used for something else on this account; choose another";
-                    return Err(Problem::new(StatusCode::CONFLICT, detail).with("request_id", &*record.request_id));
-                }
-                None => {}
+            let done = self.read::<Vec<DoneState>>(&record.account, DONE, query).await.ok()?;
+            done.iter().find_map(|done| Some((mine(done)?, done.refused)))
+        });
+        match found.await {
+            None => Ok(None),
+            Some((true, refused)) => Ok(Some(refused)),
+            Some((false, _)) => {
+                let detail = "this request_id was used for something else on this account; choose another";
+                Err(Problem::new(StatusCode::CONFLICT, detail).with("request_id", &*record.request_id))
             }
         }
-        Ok(None)
     }
 }
 

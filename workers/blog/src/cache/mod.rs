@@ -1,0 +1,225 @@
+//! Posts in Redis. Nothing depends on it but speed: what is not there, or not well, is read from a shard.
+
+mod breaker;
+pub mod entry;
+mod highest;
+
+use std::time::{Duration, Instant};
+
+use rand::RngExt;
+use redis::aio::{ConnectionManager, ConnectionManagerConfig};
+use redis::io::tcp::{TcpSettings, socket2};
+use redis::{ErrorKind, IntoConnectionInfo, RedisError, RedisResult, Script, ServerErrorKind};
+
+pub use entry::State;
+pub use highest::Highest;
+
+use crate::cache::breaker::Breaker;
+use crate::cache::entry::{Entry, decode, encode, key};
+use crate::metrics::{BlogMetrics, LookUp, PutIn};
+
+/// How long a reader waits for Redis before the shard is read.
+pub const READERS_PATIENCE: Duration = Duration::from_millis(80);
+/// How long those wait whom nobody waits for.
+pub const FILLERS_PATIENCE: Duration = Duration::from_secs(1);
+/// How long a connection may take.
+const CONNECT: Duration = Duration::from_secs(1);
+/// After how long a connection is given up whose other end says nothing at all.
+const SILENCE: Duration = Duration::from_secs(5);
+/// Entries are kept for this part more or less, so that those made together do not end together.
+const JITTER: f64 = 0.1;
+
+/// Why an address of Redis cannot be used. The address itself may hold a password, and is never told.
+#[derive(Debug, thiserror::Error)]
+pub enum BadRedis {
+    /// There is none.
+    #[error(
+        "say where Redis is: --redis-uri or SHARDLANE_REDIS_URI, redis://host:6379 or rediss://user:password@host:6379"
+    )]
+    Missing,
+    /// It is none.
+    #[error("the address of Redis is not one like redis://host:6379 or rediss://user:password@host:6379: {0}")]
+    Malformed(&'static str),
+    /// A client could not be made.
+    #[error("cannot make a Redis client: {0}")]
+    Client(#[from] RedisError),
+}
+
+/// Why something is not in the cache.
+#[derive(Debug, thiserror::Error)]
+pub enum CacheError {
+    /// It has not answered, and is asked again soon.
+    #[error("Redis has not answered and is left alone for a moment")]
+    Resting,
+    /// It takes too long.
+    #[error("Redis did not answer within {} ms", .0.as_millis())]
+    Slow(Duration),
+    /// It has said so.
+    #[error("Redis: {0}")]
+    Redis(#[from] RedisError),
+    /// The entry could not be written.
+    #[error("a post could not be written as JSON: {0}")]
+    Json(#[from] serde_json::Error),
+}
+
+/// What became of an entry that was brought to the cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Put {
+    /// It is there.
+    Done,
+    /// A newer one is.
+    Older,
+    /// There is no room for it. Nothing is there.
+    NoRoom,
+}
+
+/// The cache.
+pub struct Cache {
+    connection: ConnectionManager,
+    patience: Duration,
+    breaker: Breaker,
+    script: Script,
+    metrics: BlogMetrics,
+}
+
+impl Cache {
+    /// The cache at an address. Nothing is asked yet, and Redis need not be there.
+    pub fn open(uri: Option<&str>, patience: Duration, metrics: BlogMetrics) -> Result<Self, BadRedis> {
+        let uri = uri.map(str::trim).filter(|uri| !uri.is_empty()).ok_or(BadRedis::Missing)?;
+        if !uri.starts_with("redis://") && !uri.starts_with("rediss://") {
+            return Err(BadRedis::Malformed("it begins with neither redis:// nor rediss://"));
+        }
+        let keepalive = socket2::TcpKeepalive::new().with_time(SILENCE).with_interval(SILENCE);
+        let tcp = TcpSettings::default().set_nodelay(true).set_user_timeout(SILENCE).set_keepalive(keepalive);
+        let info = uri.into_connection_info().map_err(|_| BadRedis::Malformed("it is no URI"))?.set_tcp_settings(tcp);
+        let config = ConnectionManagerConfig::new()
+            .set_connection_timeout(Some(CONNECT))
+            .set_response_timeout(Some(patience))
+            // Whoever asks next tries again, so nothing need be tried meanwhile.
+            .set_number_of_retries(0);
+        let connection = ConnectionManager::new_lazy_with_config(redis::Client::open(info)?, config)?;
+        let script = Script::new(include_str!("put.lua"));
+        Ok(Self { connection, patience, breaker: Breaker::default(), script, metrics })
+    }
+
+    /// What is known of a slug. `None`: nothing that can be believed, or Redis does not answer.
+    pub async fn get(&self, slug: &str) -> Option<State> {
+        type Fields = (Option<Vec<u8>>, Option<Vec<u8>>);
+        let ask = async |mut connection: ConnectionManager| -> RedisResult<Fields> {
+            redis::cmd("HMGET").arg(key(slug)).arg(&["version", "entry"]).query_async(&mut connection).await
+        };
+        let (found, came) = match self.ask(ask).await {
+            Ok((Some(version), Some(entry))) => match read(slug, &version, &entry) {
+                Some(state) => (Some(state), LookUp::Hit),
+                None => (None, LookUp::Spoiled),
+            },
+            Ok((None, None)) => (None, LookUp::Miss),
+            Ok(_) => (None, LookUp::Spoiled),
+            // Something is there, and it is no hash.
+            Err(CacheError::Redis(error)) if error.code() == Some("WRONGTYPE") => (None, LookUp::Spoiled),
+            Err(CacheError::Resting) => (None, LookUp::Skipped),
+            Err(error) => {
+                tracing::debug!(%error, "the cache was not read");
+                (None, LookUp::Error)
+            }
+        };
+        self.metrics.looked_up(came);
+        found
+    }
+
+    /// Puts what is known of a slug, unless something newer is there.
+    pub async fn put(&self, slug: &str, state: &State) -> Result<Put, CacheError> {
+        let entry = encode(slug, state)?;
+        let put = match self.run_script(&entry).await {
+            Err(CacheError::Redis(error)) if is_full(&error) => {
+                // What is there may be older, and would be believed.
+                self.drop_entry(&entry.key).await.map(|()| Put::NoRoom)
+            }
+            put => put,
+        };
+        self.metrics.put(match &put {
+            Ok(Put::Done) => PutIn::Put,
+            Ok(Put::Older) => PutIn::Older,
+            Ok(Put::NoRoom) => PutIn::NoRoom,
+            Err(CacheError::Resting) => PutIn::Skipped,
+            Err(_) => PutIn::Error,
+        });
+        put
+    }
+
+    async fn run_script(&self, entry: &Entry) -> Result<Put, CacheError> {
+        let kept = entry.kept.mul_f64(rand::rng().random_range(1.0 - JITTER..=1.0 + JITTER));
+        let mut invocation = self.script.key(&entry.key);
+        invocation.arg(entry.version).arg(&entry.entry).arg(u64::try_from(kept.as_millis()).unwrap_or(u64::MAX));
+        let ask = async |mut connection: ConnectionManager| invocation.invoke_async::<i64>(&mut connection).await;
+        Ok(if self.ask(ask).await? == 1 { Put::Done } else { Put::Older })
+    }
+
+    async fn drop_entry(&self, key: &str) -> Result<(), CacheError> {
+        let ask = async |mut connection: ConnectionManager| -> RedisResult<()> {
+            redis::cmd("DEL").arg(key).query_async(&mut connection).await
+        };
+        self.ask(ask).await
+    }
+
+    /// Asks Redis, if it has answered lately, and not for long.
+    async fn ask<T>(&self, ask: impl AsyncFnOnce(ConnectionManager) -> RedisResult<T>) -> Result<T, CacheError> {
+        if !self.breaker.lets_through(Instant::now()) {
+            return Err(CacheError::Resting);
+        }
+        let asked = match tokio::time::timeout(self.patience, ask(self.connection.clone())).await {
+            Ok(answer) => answer.map_err(CacheError::from),
+            Err(_) => Err(CacheError::Slow(self.patience)),
+        };
+        match &asked {
+            Err(error) if is_away(error) => {
+                if self.breaker.failed(Instant::now()) {
+                    tracing::warn!(%error, "Redis is left alone; posts are read from their shards");
+                }
+            }
+            _ => self.breaker.answered(),
+        }
+        asked
+    }
+}
+
+fn read(slug: &str, version: &[u8], entry: &[u8]) -> Option<State> {
+    decode(slug, std::str::from_utf8(version).ok()?, std::str::from_utf8(entry).ok()?)
+}
+
+/// Whether an error means that it would say the same of anything else. What it says of one command is an answer.
+fn is_away(error: &CacheError) -> bool {
+    match error {
+        CacheError::Resting | CacheError::Json(_) => false,
+        CacheError::Slow(_) => true,
+        CacheError::Redis(error) => !matches!(
+            error.kind(),
+            ErrorKind::Server(ServerErrorKind::ResponseError | ServerErrorKind::NoScript) | ErrorKind::Extension
+        ),
+    }
+}
+
+/// Whether there is no room.
+fn is_full(error: &RedisError) -> bool {
+    error.code() == Some("OOM") || error.to_string().contains("OOM")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_bad_address_is_told_without_its_password() {
+        let open = |uri| match Cache::open(uri, READERS_PATIENCE, BlogMetrics::new().unwrap()) {
+            Ok(_) => String::new(),
+            Err(error) => error.to_string(),
+        };
+        assert!(open(None).contains("SHARDLANE_REDIS_URI") && open(Some("")).contains("SHARDLANE_REDIS_URI"));
+        for bad in ["http://:hunter2@redis", "redis://:hunter2@", "rediss://:hunter2@host:port"] {
+            let told = open(Some(bad));
+            assert!(told.contains("redis://host:6379") && !told.contains("hunter2"), "{told}");
+        }
+        assert_eq!(open(Some("redis://:hunter2@redis:6379/1\n")), "");
+        assert_eq!(open(Some("rediss://user:hunter2@redis")), "");
+    }
+}
