@@ -208,6 +208,8 @@ async fn create_as<K: ServiceKind>(client: &Client, name: &str, mut spec: serde_
         let images = Images {
             signup_image: setting("SHARDLANE_TEST_SIGNUP_IMAGE")?,
             wallet_image: setting("SHARDLANE_TEST_WALLET_IMAGE")?,
+            counter_image: setting("SHARDLANE_TEST_COUNTER_IMAGE")?,
+            blog_image: setting("SHARDLANE_TEST_BLOG_IMAGE")?,
             ..Images::default()
         };
         spec["worker"]["image"] = K::default_image(&images).into();

@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1::{Namespace, Secret, ServiceAccount};
 use kube::api::{DeleteParams, ObjectMeta, PostParams};
 use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
+use shardlane_operator::api;
 use shardlane_operator::api::signup_shard::SignupShard;
 use tokio::process::{Child, Command};
 use tokio::sync::OnceCell;
@@ -109,6 +110,9 @@ impl Place {
             .env("SHARDLANE_LEASE", self.chart_name())
             .env("SHARDLANE_SIGNUP_IMAGE", "example/signup:1")
             .env("SHARDLANE_WALLET_IMAGE", "example/wallet:1")
+            .env("SHARDLANE_COUNTER_IMAGE", "example/counter:1")
+            .env("SHARDLANE_BLOG_IMAGE", "example/blog:1")
+            .env("SHARDLANE_REDIS_IMAGE", "example/redis:1")
             .env("SHARDLANE_MOVER_IMAGE", "example/mover:1")
             .env("SHARDLANE_METRICS_PORT", port.to_string())
             .stdin(Stdio::null())
@@ -167,9 +171,9 @@ async fn install_crds() -> Result<()> {
     let install = async || {
         let arguments = ["install", "shardlane-crds", "charts/shardlane-crds", "--namespace", "kube-system"];
         run("helm", &arguments).await?;
-        let crds = ["crd/signupshards.shardlane.dev", "crd/walletpartitions.shardlane.dev"];
-        let wait = ["wait", "--for=condition=Established", "--timeout=30s"];
-        run("kubectl", &[&wait[..], &crds].concat()).await?;
+        let crds: Vec<_> = api::kinds().iter().map(|kind| format!("crd/{}.{}", kind.plural, kind.group)).collect();
+        let wait = ["wait", "--for=condition=Established", "--timeout=30s"].into_iter();
+        run("kubectl", &wait.chain(crds.iter().map(String::as_str)).collect::<Vec<_>>()).await?;
         Ok(())
     };
     DONE.get_or_try_init(install).await.copied()

@@ -11,8 +11,10 @@ pub mod direct;
 pub mod faults;
 #[cfg(feature = "operator")]
 pub mod forward;
+pub mod increments;
 pub mod load;
 pub mod plain;
+pub mod posts;
 pub mod signups;
 #[cfg(feature = "operator")]
 mod spec;

@@ -163,7 +163,7 @@ impl PlainService {
             argument("partitions", &self.partitions.to_string()),
             argument("shards", &self.folder.join("shards").display().to_string()),
         ];
-        run("mover", &arguments.iter().map(String::as_str).collect::<Vec<_>>()).await
+        run("mover", &arguments.iter().map(String::as_str).collect::<Vec<_>>()).await.map(drop)
     }
 
     /// Notes, as the operator does, that every slot was placed.
@@ -213,9 +213,27 @@ impl PlainService {
 
     /// Starts a stateless loop as this member of its group, and waits for it.
     pub async fn stateless(&self, command: &str, instance: &str) -> Result<Process> {
-        let process = self.start(command, free_ports()?, &[("SHARDLANE_INSTANCE", instance.to_owned())])?;
+        self.stateless_with(command, instance, &[]).await
+    }
+
+    /// The same, with more variables.
+    pub async fn stateless_with(
+        &self,
+        command: &str,
+        instance: &str,
+        variables: &[(&str, String)],
+    ) -> Result<Process> {
+        let variables: Vec<_> =
+            variables.iter().cloned().chain([("SHARDLANE_INSTANCE", instance.to_owned())]).collect();
+        let process = self.start(command, free_ports()?, &variables)?;
         process.ready().await?;
         Ok(process)
+    }
+
+    /// Has the program do something once. Gives what it says.
+    pub async fn once(&self, command: &str, arguments: &[&str]) -> Result<String> {
+        let config = format!("--config={}", self.config_file().display());
+        run(self.program, &[&[command, &config], arguments].concat()).await
     }
 
     fn start(&self, command: &str, port: u16, variables: &[(&str, String)]) -> Result<Process> {
@@ -255,7 +273,7 @@ impl PlainService {
     pub async fn resume(&self, partition: u32, slot: u32) -> Result<()> {
         let config = format!("--config={}", self.config_file().display());
         let shard = format!("--postgres-uri={}", self.uri(partition)?);
-        run(self.program, &["resume", &config, &shard, &format!("--slot={slot}")]).await
+        run(self.program, &["resume", &config, &shard, &format!("--slot={slot}")]).await.map(drop)
     }
 
     /// Starts a program with its ports, for users and for probes.
@@ -381,12 +399,12 @@ fn program(name: &str) -> Result<PathBuf> {
     Ok(PathBuf::from(setting("SHARDLANE_TEST_PROGRAMS")?).join(name))
 }
 
-async fn run(name: &str, arguments: &[&str]) -> Result<()> {
+async fn run(name: &str, arguments: &[&str]) -> Result<String> {
     let output = Command::new(program(name)?).args(arguments).stdin(Stdio::null()).output().await?;
     if !output.status.success() {
         bail!("{name} failed: {}", String::from_utf8_lossy(&output.stderr));
     }
-    Ok(())
+    Ok(String::from_utf8(output.stdout)?)
 }
 
 /// Address of a database.

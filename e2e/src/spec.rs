@@ -68,6 +68,7 @@ fn service_config<K: ServiceKind>(service: &K, name: &str, partitions: u32) -> R
         acls: false,
         credentials: BTreeMap::new(),
         image: String::new(),
+        redis_image: String::new(),
         images: &images,
     };
     Ok(config::service_config(&plan)?)

@@ -7,7 +7,6 @@ use k8s_openapi::api::core::v1::Event;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::ListParams;
 use kube::{Api, Client};
-use shardlane_operator::api::signup_shard::SignupShard;
 use shardlane_operator::api::status::ServiceStatus;
 use shardlane_operator::kind::ServiceKind;
 
@@ -29,15 +28,15 @@ pub fn is_settled<K: ServiceKind>(service: &K) -> bool {
 }
 
 /// Waits until a condition has a reason, and its message these words; the message.
-pub async fn says(
-    services: &Api<SignupShard>,
+pub async fn says<K: ServiceKind>(
+    services: &Api<K>,
     name: &str,
     type_: &str,
     reason: &str,
     words: &[&str],
 ) -> Result<String> {
     until(PATIENCE, async || {
-        let status = services.get(name).await?.status.unwrap_or_default();
+        let status = services.get(name).await?.status().cloned().unwrap_or_default();
         match condition(&status, type_) {
             Some(found) if found.reason == reason && words.iter().all(|word| found.message.contains(word)) => {
                 Ok(found.message.clone())

@@ -3,6 +3,7 @@
 #![allow(clippy::tests_outside_test_module, missing_docs)]
 
 mod causes;
+mod counter;
 mod faults;
 mod lives;
 mod services;

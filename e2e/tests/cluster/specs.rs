@@ -3,12 +3,16 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
+use kube::core::ApiResource;
 use kube::{Api, Client};
 use serde_json::{Value, json};
 use shardlane_e2e::cluster::{KAFKA, NAMESPACE};
-use shardlane_e2e::until;
+use shardlane_e2e::{same, until};
+use shardlane_operator::api::blog_pipeline::BlogPipeline;
+use shardlane_operator::api::counter_pool::CounterPool;
 use shardlane_operator::api::signup_shard::SignupShard;
+use shardlane_operator::kind::ServiceKind;
 
 use crate::services::spec;
 
@@ -57,6 +61,81 @@ async fn bad_specs_are_refused_with_what_to_do() -> Result<()> {
         anyhow::ensure!(refused.contains(word), "{name}: {refused}");
     }
     Ok(())
+}
+
+/// What the API server answers to a service of this kind that differs from a good one by this.
+async fn answer<K: ServiceKind>(client: &Client, topics: &Value, change: Change) -> Result<Option<String>> {
+    let mut spec = json!({
+        "partitions": 1,
+        "topics": topics,
+        "kafka": { "external": { "bootstrapServers": KAFKA } },
+        "postgres": { "external": { "shards": [{ "secretRef": { "name": "there-is-none" } }] } },
+    });
+    change(&mut spec);
+    // As text, for our own types would not take it either.
+    let service = serde_json::from_value(json!({
+        "apiVersion": K::api_version(&()), "kind": K::kind(&()), "metadata": { "name": "specs-dry" }, "spec": spec,
+    }))?;
+    let services: Api<DynamicObject> = Api::namespaced_with(client.clone(), NAMESPACE, &ApiResource::erase::<K>(&()));
+    let dry = PostParams { dry_run: true, ..PostParams::default() };
+    Ok(services.create(&dry, &service).await.err().map(|refused| refused.to_string()))
+}
+
+async fn all_refused<K: ServiceKind>(client: &Client, topics: Value, cases: &[(Change, &str)]) -> Result<()> {
+    same("the answer to a good one", answer::<K>(client, &topics, |_| {}).await?, None)?;
+    for (change, word) in cases {
+        let refused = answer::<K>(client, &topics, *change).await?.with_context(|| format!("taken: {word}"))?;
+        anyhow::ensure!(refused.contains(word), "no {word}: {refused}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn bad_counters_are_refused_with_what_to_do() -> Result<()> {
+    let _shared = crate::SHARED.read().await;
+    let client = Client::try_default().await?;
+    let interval = "flushInterval is from 10ms to 5s";
+    let window = "idempotencyWindowHours is at most outcomeRetentionHours";
+    let topics = json!({ "increments": "specs.increments" });
+    let cases: [(Change, &str); 8] = [
+        (|spec| spec["flushInterval"] = json!("9ms"), interval),
+        (|spec| spec["flushInterval"] = json!("6s"), interval),
+        (|spec| spec["flushInterval"] = json!("0s"), interval),
+        (|spec| spec["flushInterval"] = json!("1m"), "spec.flushInterval"),
+        (|spec| spec["maxPendingKeys"] = json!(999), "greater than or equal to 1000"),
+        (|spec| spec["maxPendingKeys"] = json!(1_000_001), "less than or equal to 1000000"),
+        (|spec| spec["idempotencyWindowHours"] = json!(200), window),
+        (|spec| spec["idempotencyWindowHours"] = json!(0), "greater than or equal to 1"),
+    ];
+    all_refused::<CounterPool>(&client, topics.clone(), &cases).await?;
+    let for_ever: Change = |spec| {
+        spec["outcomeRetentionHours"] = json!(0);
+        spec["idempotencyWindowHours"] = json!(8760);
+    };
+    for taken in [for_ever, |spec| spec["flushInterval"] = json!("10ms"), |spec| spec["flushInterval"] = json!("5s")] {
+        same("the answer", answer::<CounterPool>(&client, &topics, taken).await?, None)?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn bad_blogs_are_refused_with_what_to_do() -> Result<()> {
+    let _shared = crate::SHARED.read().await;
+    let client = Client::try_default().await?;
+    let topics = json!({ "newPosts": "specs.newPosts", "publishedPosts": "specs.publishedPosts" });
+    let cases: [(Change, &str); 7] = [
+        (|spec| spec["redis"] = json!({ "memoryMib": 8 }), "greater than or equal to 16"),
+        (|spec| spec["redis"] = json!({ "image": "", "memoryMib": 64 }), "redis.image"),
+        (|spec| spec["redis"] = json!({ "external": {} }), "secretRef"),
+        (
+            |spec| spec["redis"] = json!({ "image": "x", "external": { "secretRef": { "name": "cache" } } }),
+            "leave them out, or leave out external",
+        ),
+        (|spec| spec["cacheManager"] = json!({ "replicas": 25 }), "less than or equal to 24"),
+        (|spec| spec["topics"]["publishedPosts"] = spec["topics"]["newPosts"].clone(), "are two topics"),
+        (|spec| spec["gateway"] = json!({ "clientRateLimit": 0 }), "greater than or equal to 1"),
+    ];
+    all_refused::<BlogPipeline>(&client, topics, &cases).await
 }
 
 #[tokio::test]

@@ -51,6 +51,7 @@ async fn wrong_values_are_refused_with_their_name() -> Result<()> {
         ("replicas=-1", "replicas"),
         ("images.operator.digest=latest", "digest"),
         ("images.pullPolicy=Sometimes", "pullPolicy"),
+        ("images.redis.tag=", "tag"),
         ("monitoring.podMonitor.interval=soon", "interval"),
         ("watchNamespaces={Upper}", "watchNamespaces"),
         ("monitoring.prometheusRules.enabled=true", "prometheusRules"),

@@ -2,6 +2,7 @@
 
 #![allow(clippy::tests_outside_test_module, missing_docs)]
 
+mod cache;
 mod causes;
 mod charts;
 mod crashes;

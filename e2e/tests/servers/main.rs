@@ -2,6 +2,8 @@
 
 #![allow(clippy::tests_outside_test_module, missing_docs)]
 
+mod blog;
+mod counter;
 mod halts;
 mod kills;
 mod loop_and_fence;

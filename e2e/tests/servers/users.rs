@@ -1,5 +1,6 @@
 //! What a user of the gateway relies on.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -124,4 +125,27 @@ async fn many_clients_and_retries_agree() -> Result<()> {
     let outcomes = send_all(&gateway.url, all.clone(), 32).await?;
     told_the_same(&outcomes, &send_all(&gateway.url, all, 32).await?)?;
     check_shards(&service.config, &mut service.shards().await?, &outcomes).await
+}
+
+#[tokio::test]
+async fn a_client_over_its_limit_takes_nothing_from_the_others() -> Result<()> {
+    let service = PlainService::prepare("clients", spec("clients", 1, 1)).await?;
+    let _workers = service.workers().await?;
+    let variables = [("SHARDLANE_CLIENT_RATE_LIMIT", "1".to_owned()), ("SHARDLANE_BEHIND_PROXY", "true".to_owned())];
+    let gateway = service.gateway(&variables).await?;
+    let http = reqwest::Client::new();
+    let ask = async |forwarded: &str| {
+        let url = format!("{}/api/v1/accounts/a", gateway.url);
+        http.get(url).header("X-Forwarded-For", forwarded).send().await
+    };
+    // Whoever they say they were before, the proxy saw one client.
+    let said = AtomicU32::new(0);
+    let refused = until(Duration::from_secs(10), async || {
+        let answer = ask(&format!("10.0.1.{}, 10.0.0.1", said.fetch_add(1, Ordering::Relaxed))).await?;
+        anyhow::ensure!(answer.status().as_u16() == 429, "{}", answer.status());
+        Ok(answer)
+    })
+    .await?;
+    same("Retry-After", refused.headers().contains_key("retry-after"), true)?;
+    same("another client", ask("10.0.0.2").await?.status().as_u16(), 404)
 }
