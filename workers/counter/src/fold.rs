@@ -81,10 +81,10 @@ pub fn fold(increments: Vec<Accepted<Increment>>) -> CounterPlan {
 /// When increments have counted: by the counter and by what tells a retry.
 pub type Counted = HashMap<(Uuid, String), i64>;
 
-/// What becomes of a plan.
+/// What becomes of a plan's uses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Decision {
-    /// Counters that rise.
+    /// Counters that rise by those that count.
     pub raises: HashMap<Uuid, Raise>,
     /// Uses that count now.
     pub first: Counted,
@@ -93,7 +93,7 @@ pub struct Decision {
 /// Decides which of a plan's uses count: the first of its id, and one that comes more than `window` milliseconds after it. Times are
 /// the records', so that a replay decides the same.
 pub fn decide(plan: &CounterPlan, counted: &Counted, window: i64) -> Decision {
-    let mut decision = Decision { raises: plan.raises.clone(), first: Counted::new() };
+    let mut decision = Decision::default();
     for Use { slot, key, id, at, value } in &plan.uses {
         let known = (*key, id.clone());
         let before = counted.get(&known);
@@ -106,6 +106,18 @@ pub fn decide(plan: &CounterPlan, counted: &Counted, window: i64) -> Decision {
         raise(&mut decision.raises, *key, *slot, (*value).into());
     }
     decision
+}
+
+/// By how much each counter of a plan rises, in the order of their keys: Postgres then walks its index from left to right.
+pub fn raises(plan: &CounterPlan, mut used: HashMap<Uuid, Raise>) -> Vec<(Uuid, Raise)> {
+    let whole = |(key, raise): (&Uuid, &Raise)| {
+        let by = raise.by + used.remove(key).map_or(0, |used| used.by);
+        (*key, Raise { by, ..*raise })
+    };
+    let mut raises: Vec<_> = plan.raises.iter().map(whole).collect();
+    raises.extend(used);
+    raises.sort_unstable_by_key(|(key, _)| *key);
+    raises
 }
 
 #[cfg(test)]
@@ -146,9 +158,10 @@ mod tests {
             rest = after;
             waiting.add(Arc::new(fold(batch.to_vec())));
             if flush {
-                let Decision { raises, first } = decide(&std::mem::take(&mut waiting), &counted, WINDOW);
+                let plan = std::mem::take(&mut waiting);
+                let Decision { raises: used, first } = decide(&plan, &counted, WINDOW);
                 counted.extend(first);
-                for (key, raise) in raises {
+                for (key, raise) in raises(&plan, used) {
                     *values.entry(key).or_insert(0) += raise.by;
                 }
             }

@@ -4,7 +4,7 @@ use shardlane_runtime::column::Column;
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
-use crate::fold::{Counted, CounterPlan, Decision, Raise, decide};
+use crate::fold::{Counted, CounterPlan, Decision, Raise, decide, raises};
 
 /// Statements that make the tables, or leave them as they are.
 pub const DDL: &str = include_str!("schema.sql");
@@ -14,9 +14,9 @@ pub const TABLES: [&str; 2] = ["counter", "used"];
 /// Writes a flush.
 pub async fn apply(tx: &mut PgConnection, batch: i64, plan: &CounterPlan, window: i64) -> sqlx::Result<()> {
     let counted = counted(tx, plan).await?;
-    let Decision { raises, first } = decide(plan, &counted, window);
+    let Decision { raises: used, first } = decide(plan, &counted, window);
     note_uses(tx, batch, plan, &first).await?;
-    raise(tx, batch, raises.into_iter().collect()).await
+    raise(tx, batch, &raises(plan, used)).await
 }
 
 /// Which of the uses have counted before.
@@ -67,12 +67,10 @@ async fn note_uses(tx: &mut PgConnection, batch: i64, plan: &CounterPlan, first:
 
 /// Raises counters. Of one that would get beyond what it can hold, Postgres refuses the whole; the runtime then finds the records
 /// that are too much.
-async fn raise(tx: &mut PgConnection, batch: i64, mut raises: Vec<(Uuid, Raise)>) -> sqlx::Result<()> {
+async fn raise(tx: &mut PgConnection, batch: i64, raises: &[(Uuid, Raise)]) -> sqlx::Result<()> {
     if raises.is_empty() {
         return Ok(());
     }
-    // From left to right through the index.
-    raises.sort_unstable_by_key(|(key, _)| *key);
     let Ok(by) = raises.iter().map(|(_, raise)| i64::try_from(raise.by)).collect::<Result<Vec<_>, _>>() else {
         // In Postgres' own words, as of a counter that is nearly full already.
         return sqlx::query("SELECT $1::bigint + 1").bind(i64::MAX).execute(tx).await.map(drop);

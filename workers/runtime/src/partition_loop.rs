@@ -47,7 +47,7 @@ pub struct PartitionLoop<S, H, L, C> {
     pub committed: Arc<Notify>,
     /// What the relay is woken for, and how far it is.
     pub fresh: Arc<Fresh>,
-    /// Up to where batches are written one by one, because Postgres refused something of what was gathered; `None` but after that.
+    /// Up to where batches are written one by one, because what was gathered was not written; `None` but after that.
     pub singly: Option<Positions>,
 }
 
@@ -297,7 +297,8 @@ impl<S: Service, H: Shard<S>, L: Log<S>, C: Clock> PartitionLoop<S, H, L, C> {
         }
     }
 
-    /// Writes what was gathered. What Postgres refuses of it is read again and searched batch by batch.
+    /// Writes what was gathered. If that fails, it is read again and written batch by batch: Postgres may refuse something of it, or
+    /// all of it may be too much for one statement's time.
     async fn write_gathered(
         &mut self,
         known: &mut Known,
@@ -306,17 +307,17 @@ impl<S: Service, H: Shard<S>, L: Log<S>, C: Clock> PartitionLoop<S, H, L, C> {
     ) -> Result<Option<Option<Read<S::Plan>>>, Failure> {
         let ends = gathered.ends();
         let (work, size) = gathered.into_work();
-        match self.settle(known, Turn { work, size, batch: None }, ahead).await {
-            Err(Failure::Refused(rejection)) => {
-                tracing::warn!(
-                    reason = rejection.reason,
-                    "Postgres refuses something of what was gathered, which is read again and written batch by batch"
-                );
-                self.singly = Some(ends);
-                Err(Failure::Stale)
-            }
-            settled => settled,
+        let settled = self.settle(known, Turn { work, size, batch: None }, ahead).await;
+        if matches!(settled, Err(Failure::Refused(_) | Failure::Passing(..))) {
+            self.singly = Some(ends);
         }
+        settled.map_err(|failure| match failure {
+            Failure::Refused(rejection) => {
+                tracing::warn!(reason = rejection.reason, "Postgres refuses something of what was gathered");
+                Failure::Stale
+            }
+            failure => failure,
+        })
     }
 
     /// Reads the slots and assigns them.

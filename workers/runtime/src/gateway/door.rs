@@ -108,11 +108,12 @@ impl Clients {
 
     /// Whoever is before the proxy can say anything in the header but for what the proxy puts last.
     fn address(&self, request: &Request) -> Option<IpAddr> {
-        if !self.behind_proxy {
-            return request.extensions().get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0.ip());
-        }
-        let said = request.headers().get_all("x-forwarded-for").iter().next_back()?.to_str().ok()?;
-        said.rsplit(',').next()?.trim().parse().ok()
+        let forwarded = || {
+            let said = request.headers().get_all("x-forwarded-for").iter().next_back()?.to_str().ok()?;
+            said.rsplit(',').next()?.trim().parse().ok()
+        };
+        let peer = || request.extensions().get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0.ip());
+        self.behind_proxy.then(forwarded).flatten().or_else(peer)
     }
 }
 
@@ -166,6 +167,9 @@ mod tests {
         assert!(clients.refuse(&from("10.0.0.1", &["1.1.1.1, 10.0.0.7"])).is_none());
         assert!(clients.refuse(&from("10.0.0.1", &["2.2.2.2, 10.0.0.7"])).is_some());
         assert!(clients.refuse(&from("10.0.0.1", &["10.0.0.7", "3.3.3.3,10.0.0.8"])).is_none());
+        // What came around the proxy is limited as what it is.
+        assert!(clients.refuse(&from("10.0.0.9", &[])).is_none());
+        assert!(clients.refuse(&from("10.0.0.9", &["nobody"])).is_some());
     }
 
     #[test]
