@@ -1,6 +1,7 @@
 //! A service on a cluster.
 
 use std::marker::PhantomData;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -106,11 +107,20 @@ impl<K: ServiceKind> ServiceOf<K> {
 
     /// URL of its gateway.
     pub async fn gateway(&mut self) -> Result<String> {
-        let labels = format!("app.kubernetes.io/instance={},app.kubernetes.io/component=gateway", self.name);
-        let forward = Forward::open(&self.client, NAMESPACE, &labels, 8080, 0).await?;
-        let url = forward.url();
+        Ok(format!("http://{}", self.reach("gateway", 8080).await?))
+    }
+
+    /// Where a port of the pods of one of its parts is reached.
+    pub async fn reach(&mut self, part: &str, port: u16) -> Result<SocketAddr> {
+        let forward = Forward::open(&self.client, NAMESPACE, &self.part(part), port, 0).await?;
+        let address = forward.address;
         self.forwards.push(forward);
-        Ok(url)
+        Ok(address)
+    }
+
+    /// Labels of the pods of one of its parts.
+    pub fn part(&self, part: &str) -> String {
+        format!("app.kubernetes.io/instance={},app.kubernetes.io/component={part}", self.name)
     }
 
     /// A connection to the primary of a partition's CloudNativePG Cluster.

@@ -31,11 +31,6 @@ impl Forward {
         });
         Ok(Self { address, task })
     }
-
-    /// Its URL.
-    pub fn url(&self) -> String {
-        format!("http://{}", self.address)
-    }
 }
 
 impl Drop for Forward {

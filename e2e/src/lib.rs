@@ -66,6 +66,12 @@ pub fn free_ports() -> Result<u16> {
     bail!("no ten ports in a row are free between 10000 and 30000")
 }
 
+/// The value of a metric in the text that Prometheus reads, with its labels if it has any.
+pub fn metric_of(text: &str, name: &str) -> Result<f64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    Ok(line.with_context(|| format!("no metric {name}"))?.parse()?)
+}
+
 /// Fails with what was expected and found.
 pub fn same<T: PartialEq + std::fmt::Debug>(what: &str, found: T, expected: T) -> Result<()> {
     if found != expected {

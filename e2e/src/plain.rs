@@ -9,7 +9,7 @@ use shardlane_runtime::config::ServiceConfig;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::process::{Child, Command};
 
-use crate::{free_ports, setting, until};
+use crate::{free_ports, metric_of, setting, until};
 
 /// A service: configured, prepared by the mover, with databases of its own.
 pub struct PlainService {
@@ -217,12 +217,7 @@ impl PlainService {
     }
 
     /// The same, with more variables.
-    pub async fn stateless_with(
-        &self,
-        command: &str,
-        instance: &str,
-        variables: &[(&str, String)],
-    ) -> Result<Process> {
+    pub async fn stateless_with(&self, command: &str, instance: &str, variables: &[(&str, String)]) -> Result<Process> {
         let variables: Vec<_> =
             variables.iter().cloned().chain([("SHARDLANE_INSTANCE", instance.to_owned())]).collect();
         let process = self.start(command, free_ports()?, &variables)?;
@@ -342,9 +337,7 @@ impl Process {
 
     /// The value of a metric, with its labels if it has any.
     pub async fn metric(&self, name: &str) -> Result<f64> {
-        let text = self.probe("/metrics").await?;
-        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        Ok(line.with_context(|| format!("no metric {name}"))?.parse()?)
+        metric_of(&self.probe("/metrics").await?, name)
     }
 
     /// Ends it without a word, as SIGKILL does.

@@ -2,10 +2,13 @@
 
 use std::collections::HashMap;
 use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use futures::{StreamExt, TryStreamExt};
+use rand::RngExt;
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, FromRedisValue};
 use reqwest::{Method, RequestBuilder};
@@ -135,6 +138,59 @@ pub async fn told(request: RequestBuilder) -> Result<Told> {
     let text = |value: &reqwest::header::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
     let headers = answer.headers().iter().map(|(name, value)| (name.to_string(), text(value))).collect();
     Ok(Told { status: answer.status().as_u16(), headers, text: answer.text().await? })
+}
+
+/// Reads posts for as long as it lives, and minds every answer.
+pub struct Readers {
+    stop: Arc<AtomicBool>,
+    read: Arc<AtomicUsize>,
+    tasks: Vec<tokio::task::JoinHandle<Result<()>>>,
+}
+
+impl Readers {
+    /// Begins to read these posts.
+    pub fn begin(journal: &Journal, posts: &[Expected], readers: usize) -> Self {
+        let (stop, read) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let reader = || {
+            let (journal, posts) = (journal.clone(), posts.to_vec());
+            let (stop, read) = (Arc::clone(&stop), Arc::clone(&read));
+            tokio::spawn(async move {
+                while !stop.load(Ordering::Relaxed) {
+                    let post = &posts[rand::rng().random_range(0..posts.len())];
+                    let answer = journal.get(&format!("/post/{}", post.slug)).await?;
+                    ensure!(answer.status == 200, "a reader saw {}: {}", answer.status, answer.text);
+                    same("what a reader saw", answer.json()?["content"].as_str(), post.content.as_deref())?;
+                    read.fetch_add(1, Ordering::Relaxed);
+                }
+                Ok(())
+            })
+        };
+        let tasks = (0..readers).map(|_| reader()).collect();
+        Self { stop, read, tasks }
+    }
+
+    /// Waits until many more were answered.
+    pub async fn go_on(&self) -> Result<()> {
+        let enough = self.read.load(Ordering::Relaxed) + 500;
+        until(PATIENCE, async || {
+            let read = self.read.load(Ordering::Relaxed);
+            ensure!(
+                read >= enough || self.tasks.iter().any(tokio::task::JoinHandle::is_finished),
+                "{read} of {enough}"
+            );
+            Ok(())
+        })
+        .await
+    }
+
+    /// Ends it; an error if a reader was told anything but the right post.
+    pub async fn end(self) -> Result<()> {
+        self.stop.store(true, Ordering::Relaxed);
+        for task in self.tasks {
+            task.await??;
+        }
+        Ok(())
+    }
 }
 
 /// A Redis of one test.

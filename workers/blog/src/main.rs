@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{Args, Parser, Subcommand};
-use shardlane_blog::cache::{BadRedis, Cache, FILLERS_PATIENCE};
+use shardlane_blog::cache::{BadRedis, Cache};
 use shardlane_blog::manager::CacheManager;
 use shardlane_blog::metrics::BlogMetrics;
 use shardlane_blog::service::{BlogService, schema};
@@ -60,7 +60,7 @@ async fn main() -> ExitCode {
 
 async fn run(command: Command, redis_uri: Option<String>) -> Result<(), Ended> {
     let metrics = BlogMetrics::new().map_err(|error| Failure::from(StatelessError::from(error)))?;
-    let cache = || Cache::open(redis_uri.as_deref(), FILLERS_PATIENCE, metrics.clone());
+    let cache = || Cache::for_fillers(redis_uri.as_deref(), metrics.clone());
     match command {
         Command::Common(command) => {
             let gateway = |options, shutdown| gateway::run(options, redis_uri.as_deref(), shutdown);

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
-use shardlane_runtime::record::{MAX_REQUEST_ID, Record};
+use shardlane_runtime::record::{Record, check_id};
 use shardlane_runtime::service::Rejection;
 use uuid::Uuid;
 
@@ -36,17 +36,6 @@ pub fn check_value(value: i64) -> Result<(), String> {
     if value >= 1 { Ok(()) } else { Err(format!("value is a whole number from 1 to {}; this is {value}", i64::MAX)) }
 }
 
-/// Checks what is to tell a retry; the text says what to do.
-pub fn check_id(id: &str) -> Result<(), String> {
-    if id.is_empty() || id.len() > MAX_REQUEST_ID {
-        return Err(format!("an idempotency key has 1 to {MAX_REQUEST_ID} bytes; this has {}", id.len()));
-    }
-    if id.chars().any(char::is_control) {
-        return Err("an idempotency key has no control characters".to_owned());
-    }
-    Ok(())
-}
-
 /// The text of a counter's key, which is its records' key: lower case, with hyphens.
 pub fn canonical(key: Uuid, buffer: &mut [u8; uuid::fmt::Hyphenated::LENGTH]) -> &str {
     key.hyphenated().encode_lower(buffer)
@@ -59,7 +48,8 @@ pub fn parse(record: &Record<'_>) -> Result<Increment, Rejection> {
         .map_err(|error| Rejection::new("malformed", format!(r#"not {{"key": UUID, "value": number}}: {error}"#)))?;
     let IncrementRecord { key, value, idempotency_key } = increment;
     check_value(value).map_err(|reason| Rejection::new("value", reason))?;
-    idempotency_key.as_deref().map_or(Ok(()), check_id).map_err(|reason| Rejection::new("idempotency_key", reason))?;
+    let checked = idempotency_key.as_deref().map_or(Ok(()), |id| check_id("idempotency_key", id));
+    checked.map_err(|reason| Rejection::new("idempotency_key", reason))?;
     let mut buffer = [0; uuid::fmt::Hyphenated::LENGTH];
     let text = canonical(key, &mut buffer);
     if record.key != Some(text.as_bytes()) {

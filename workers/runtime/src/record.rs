@@ -104,11 +104,16 @@ impl Batch {
 
 /// Checks a request id; the text says what to do.
 pub fn check_request_id(id: &str) -> Result<(), String> {
+    check_id("request_id", id)
+}
+
+/// Checks what tells a request from others, and is called this; the text says what to do.
+pub fn check_id(name: &str, id: &str) -> Result<(), String> {
     if id.is_empty() || id.len() > MAX_REQUEST_ID {
-        return Err(format!("request_id has 1 to {MAX_REQUEST_ID} bytes; this has {}", id.len()));
+        return Err(format!("{name} has 1 to {MAX_REQUEST_ID} bytes; this has {}", id.len()));
     }
     if id.chars().any(char::is_control) {
-        return Err("request_id has no control characters".to_owned());
+        return Err(format!("{name} has no control characters"));
     }
     Ok(())
 }

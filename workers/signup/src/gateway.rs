@@ -13,11 +13,11 @@ use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 use shardlane_runtime::cli::GatewayOptions;
 use shardlane_runtime::gateway::{
-    Door, Gateway, GatewayError, Problem, RESPOND_ASYNC, Replies, encoded, json_body, responds_async,
+    Door, Gateway, GatewayError, Problem, RESPOND_ASYNC, Replies, encoded, json_body, responds_async, serve,
 };
 use shardlane_runtime::health::Health;
 use shardlane_runtime::metrics::Metrics;
-use shardlane_runtime::process::{self, Shutdown};
+use shardlane_runtime::process::Shutdown;
 use shardlane_runtime::record::check_request_id;
 use utoipa::{OpenApi, ToSchema};
 
@@ -47,12 +47,7 @@ pub async fn run(options: GatewayOptions, shutdown: Shutdown) -> Result<(), Gate
     })?;
     let gateway = Gateway::start(Arc::clone(&config), &health)?;
     let signups = Arc::new(Signups { gateway, replies, rules: settings.usernames });
-    let routes = Door::guard(door, routes(signups)).merge(health.probes());
-    tokio::try_join!(
-        process::serve(ports.http, routes, shutdown.clone()),
-        process::serve(ports.metrics, health.routes(), shutdown),
-    )?;
-    Ok(())
+    serve(ports, Door::guard(door, routes(signups)), &health, shutdown).await
 }
 
 fn routes(signups: Arc<Signups>) -> Router {

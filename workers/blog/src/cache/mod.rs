@@ -4,6 +4,7 @@ mod breaker;
 pub mod entry;
 mod highest;
 
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rand::RngExt;
@@ -19,9 +20,9 @@ use crate::cache::entry::{Entry, decode, encode, key};
 use crate::metrics::{BlogMetrics, LookUp, PutIn};
 
 /// How long a reader waits for Redis before the shard is read.
-pub const READERS_PATIENCE: Duration = Duration::from_millis(80);
+const READERS_PATIENCE: Duration = Duration::from_millis(80);
 /// How long those wait whom nobody waits for.
-pub const FILLERS_PATIENCE: Duration = Duration::from_secs(1);
+const FILLERS_PATIENCE: Duration = Duration::from_secs(1);
 /// How long a connection may take.
 const CONNECT: Duration = Duration::from_secs(1);
 /// After how long a connection is given up whose other end says nothing at all.
@@ -75,16 +76,32 @@ pub enum Put {
 
 /// The cache.
 pub struct Cache {
-    connection: ConnectionManager,
+    client: redis::Client,
+    connection: Mutex<ConnectionManager>,
     patience: Duration,
-    breaker: Breaker,
+    breaker: Option<Breaker>,
     script: Script,
     metrics: BlogMetrics,
 }
 
 impl Cache {
-    /// The cache at an address. Nothing is asked yet, and Redis need not be there.
-    pub fn open(uri: Option<&str>, patience: Duration, metrics: BlogMetrics) -> Result<Self, BadRedis> {
+    /// The cache at an address, for those for whom somebody waits: they ask for a moment only, and not at all while Redis does not answer.
+    /// Nothing is asked yet, and Redis need not be there.
+    pub fn for_readers(uri: Option<&str>, metrics: BlogMetrics) -> Result<Self, BadRedis> {
+        Self::open(uri, READERS_PATIENCE, Some(Breaker::default()), metrics)
+    }
+
+    /// The cache at an address, for those for whom nobody waits: they ask until they have an answer.
+    pub fn for_fillers(uri: Option<&str>, metrics: BlogMetrics) -> Result<Self, BadRedis> {
+        Self::open(uri, FILLERS_PATIENCE, None, metrics)
+    }
+
+    fn open(
+        uri: Option<&str>,
+        patience: Duration,
+        breaker: Option<Breaker>,
+        metrics: BlogMetrics,
+    ) -> Result<Self, BadRedis> {
         let uri = uri.map(str::trim).filter(|uri| !uri.is_empty()).ok_or(BadRedis::Missing)?;
         if !uri.starts_with("redis://") && !uri.starts_with("rediss://") {
             return Err(BadRedis::Malformed("it begins with neither redis:// nor rediss://"));
@@ -92,14 +109,10 @@ impl Cache {
         let keepalive = socket2::TcpKeepalive::new().with_time(SILENCE).with_interval(SILENCE);
         let tcp = TcpSettings::default().set_nodelay(true).set_user_timeout(SILENCE).set_keepalive(keepalive);
         let info = uri.into_connection_info().map_err(|_| BadRedis::Malformed("it is no URI"))?.set_tcp_settings(tcp);
-        let config = ConnectionManagerConfig::new()
-            .set_connection_timeout(Some(CONNECT))
-            .set_response_timeout(Some(patience))
-            // Whoever asks next tries again, so nothing need be tried meanwhile.
-            .set_number_of_retries(0);
-        let connection = ConnectionManager::new_lazy_with_config(redis::Client::open(info)?, config)?;
+        let client = redis::Client::open(info)?;
+        let connection = Mutex::new(connect(&client, patience)?);
         let script = Script::new(include_str!("put.lua"));
-        Ok(Self { connection, patience, breaker: Breaker::default(), script, metrics })
+        Ok(Self { client, connection, patience, breaker, script, metrics })
     }
 
     /// What is known of a slug. `None`: nothing that can be believed, or Redis does not answer.
@@ -164,23 +177,43 @@ impl Cache {
 
     /// Asks Redis, if it has answered lately, and not for long.
     async fn ask<T>(&self, ask: impl AsyncFnOnce(ConnectionManager) -> RedisResult<T>) -> Result<T, CacheError> {
-        if !self.breaker.lets_through(Instant::now()) {
+        if self.breaker.as_ref().is_some_and(|breaker| !breaker.lets_through(Instant::now())) {
             return Err(CacheError::Resting);
         }
-        let asked = match tokio::time::timeout(self.patience, ask(self.connection.clone())).await {
+        let connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let asked = match tokio::time::timeout(self.patience, ask(connection)).await {
             Ok(answer) => answer.map_err(CacheError::from),
             Err(_) => Err(CacheError::Slow(self.patience)),
         };
-        match &asked {
-            Err(error) if is_away(error) => {
-                if self.breaker.failed(Instant::now()) {
-                    tracing::warn!(%error, "Redis is left alone; posts are read from their shards");
-                }
-            }
-            _ => self.breaker.answered(),
+        match asked.as_ref().err().filter(|error| is_away(error)) {
+            Some(error) => self.is_away(error),
+            None => self.breaker.iter().for_each(Breaker::answered),
         }
         asked
     }
+
+    fn is_away(&self, error: &CacheError) {
+        if self.breaker.as_ref().is_some_and(|breaker| breaker.failed(Instant::now())) {
+            tracing::warn!(%error, "Redis is left alone; posts are read from their shards");
+        }
+        // A connection that is lost is made anew by the library; one that was refused, for a password or because Redis is just
+        // starting, stays refused.
+        if let CacheError::Redis(error) = error
+            && !error.is_io_error()
+            && let Ok(fresh) = connect(&self.client, self.patience)
+        {
+            *self.connection.lock().unwrap_or_else(PoisonError::into_inner) = fresh;
+        }
+    }
+}
+
+fn connect(client: &redis::Client, patience: Duration) -> RedisResult<ConnectionManager> {
+    let config = ConnectionManagerConfig::new()
+        .set_connection_timeout(Some(CONNECT))
+        .set_response_timeout(Some(patience))
+        // Whoever asks next tries again, so nothing need be tried meanwhile.
+        .set_number_of_retries(0);
+    ConnectionManager::new_lazy_with_config(client.clone(), config)
 }
 
 fn read(slug: &str, version: &[u8], entry: &[u8]) -> Option<State> {
@@ -189,19 +222,21 @@ fn read(slug: &str, version: &[u8], entry: &[u8]) -> Option<State> {
 
 /// Whether an error means that it would say the same of anything else. What it says of one command is an answer.
 fn is_away(error: &CacheError) -> bool {
+    use ServerErrorKind::{BusyLoading, ClusterDown, MasterDown};
     match error {
         CacheError::Resting | CacheError::Json(_) => false,
         CacheError::Slow(_) => true,
-        CacheError::Redis(error) => !matches!(
-            error.kind(),
-            ErrorKind::Server(ServerErrorKind::ResponseError | ServerErrorKind::NoScript) | ErrorKind::Extension
-        ),
+        CacheError::Redis(error) => match error.kind() {
+            ErrorKind::Server(kind) => matches!(kind, BusyLoading | ClusterDown | MasterDown),
+            ErrorKind::Extension => false,
+            _ => true,
+        },
     }
 }
 
 /// Whether there is no room.
 fn is_full(error: &RedisError) -> bool {
-    error.code() == Some("OOM") || error.to_string().contains("OOM")
+    error.code() == Some("OOM")
 }
 
 #[cfg(test)]
@@ -210,7 +245,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_bad_address_is_told_without_its_password() {
-        let open = |uri| match Cache::open(uri, READERS_PATIENCE, BlogMetrics::new().unwrap()) {
+        let open = |uri| match Cache::for_readers(uri, BlogMetrics::new().unwrap()) {
             Ok(_) => String::new(),
             Err(error) => error.to_string(),
         };

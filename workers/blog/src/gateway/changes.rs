@@ -10,10 +10,10 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
-use shardlane_runtime::gateway::{Problem, decided, encoded, json_body, responds_async};
+use shardlane_runtime::gateway::{Problem, decided, encoded, idempotency_key, json_body, responds_async};
 use utoipa::ToSchema;
 
-use crate::gateway::negotiation::{etag, expected, idempotency_key, is_form, wants_page};
+use crate::gateway::negotiation::{etag, expected, is_form, wants_page};
 use crate::gateway::{Blog, not_found};
 use crate::posts::Reason;
 use crate::reads::{self, CHANGE};
@@ -100,7 +100,7 @@ pub(super) async fn publish(
     let (text, form) = text_of(&headers, body)?;
     let (slug, request_id) = match idempotency_key(&headers)? {
         // A retry finds the slug again, without anybody having to remember it.
-        Some(key) => (slugs::of_key(&text.title, &key), key),
+        Some(key) => (slugs::of_key(&text.title, key), key.to_owned()),
         None => (slugs::fresh(&text.title, now_ms()), uuid::Uuid::new_v4().to_string()),
     };
     blog.ask(&slug, &request_id, &What::Publish(text)).await?;
@@ -216,7 +216,7 @@ impl Blog {
 
     async fn change(&self, headers: &HeaderMap, slug: String, what: &What) -> Result<Response, Problem> {
         check_slug(&slug).map_err(|_| not_found())?;
-        let request_id = idempotency_key(headers)?.unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
+        let request_id = idempotency_key(headers)?.map_or_else(|| uuid::Uuid::new_v4().to_string(), str::to_owned);
         self.ask(&slug, &request_id, what).await?;
         let outcome = match responds_async(headers) {
             true => None,

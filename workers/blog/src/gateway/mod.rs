@@ -11,13 +11,13 @@ use axum::extract::DefaultBodyLimit;
 use axum::routing::{get, post, put};
 use axum::{Json, Router};
 use shardlane_runtime::cli::GatewayOptions;
-use shardlane_runtime::gateway::{Door, Gateway, GatewayError, Problem};
+use shardlane_runtime::gateway::{Door, Gateway, GatewayError, Problem, serve};
 use shardlane_runtime::health::Health;
 use shardlane_runtime::metrics::Metrics;
-use shardlane_runtime::process::{self, Shutdown};
+use shardlane_runtime::process::Shutdown;
 use utoipa::OpenApi;
 
-use crate::cache::{Cache, READERS_PATIENCE};
+use crate::cache::Cache;
 use crate::metrics::BlogMetrics;
 use crate::posts::Reason;
 use crate::reads::Summary;
@@ -36,18 +36,13 @@ pub async fn run(options: GatewayOptions, redis_uri: Option<&str>, shutdown: Shu
     let GatewayOptions { config, door, ports } = options;
     let (metrics, counts) = (Arc::new(Metrics::new()?), BlogMetrics::new()?);
     counts.register(metrics.registry())?;
-    let cache = Cache::open(redis_uri, READERS_PATIENCE, counts.clone());
+    let cache = Cache::for_readers(redis_uri, counts.clone());
     let cache = cache.map_err(|error| GatewayError::Needs(Box::new(error)))?;
     // Redis is no part of its health: posts are read without it too.
     let health = Health::starting(metrics, &["slots"]);
     let gateway = Arc::new(Gateway::start(Arc::new(config), &health)?);
     let shelf = Arc::new(Shelf::new(Arc::clone(&gateway), cache, counts));
-    let routes = Door::guard(door, routes(Arc::new(Blog { gateway, shelf }))).merge(health.probes());
-    tokio::try_join!(
-        process::serve(ports.http, routes, shutdown.clone()),
-        process::serve(ports.metrics, health.routes(), shutdown),
-    )?;
-    Ok(())
+    serve(ports, Door::guard(door, routes(Arc::new(Blog { gateway, shelf }))), &health, shutdown).await
 }
 
 fn routes(blog: Arc<Blog>) -> Router {

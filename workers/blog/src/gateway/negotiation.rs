@@ -2,10 +2,6 @@
 
 use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use shardlane_runtime::gateway::Problem;
-use shardlane_runtime::record::check_request_id;
-
-/// The name that a client gives a request, the same for every retry.
-const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// All values of a header that is a list.
 fn listed(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
@@ -35,15 +31,6 @@ pub(super) fn is_form(headers: &HeaderMap, body: &[u8]) -> bool {
     let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     let form = kind.to_ascii_lowercase().starts_with("application/x-www-form-urlencoded");
     form && body.trim_ascii_start().first() != Some(&b'{')
-}
-
-/// The id that a client has given its request.
-pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
-    let Some(value) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
-    let bad = |reason: &str| Problem::bad_request(format!("Idempotency-Key is taken as a request_id: {reason}"));
-    let id = std::str::from_utf8(value.as_bytes()).map_err(|_| bad("it must be UTF-8"))?;
-    check_request_id(id).map_err(|reason| bad(&reason))?;
-    Ok(Some(id.to_owned()))
 }
 
 /// The tag of a version. A page is another text than JSON is, and another version of the program may make another page.

@@ -9,10 +9,10 @@ use std::sync::Arc;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use shardlane_runtime::cli::GatewayOptions;
-use shardlane_runtime::gateway::{Door, Gateway, GatewayError};
+use shardlane_runtime::gateway::{Door, Gateway, GatewayError, serve};
 use shardlane_runtime::health::Health;
 use shardlane_runtime::metrics::Metrics;
-use shardlane_runtime::process::{self, Shutdown};
+use shardlane_runtime::process::Shutdown;
 use utoipa::OpenApi;
 
 use crate::gateway::tally::Tally;
@@ -30,12 +30,7 @@ pub async fn run(options: GatewayOptions, shutdown: Shutdown) -> Result<(), Gate
     let health = Health::starting(metrics, &["slots"]);
     let gateway = Gateway::start(Arc::new(config), &health)?;
     let counters = Arc::new(Counters { gateway, tally: Arc::clone(&tally) });
-    let routes = tally::counted(tally, Door::guard(door, routes(counters))).merge(health.probes());
-    tokio::try_join!(
-        process::serve(ports.http, routes, shutdown.clone()),
-        process::serve(ports.metrics, health.routes(), shutdown),
-    )?;
-    Ok(())
+    serve(ports, tally::counted(tally, Door::guard(door, routes(counters))), &health, shutdown).await
 }
 
 fn routes(counters: Arc<Counters>) -> Router {

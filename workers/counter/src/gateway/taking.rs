@@ -9,18 +9,17 @@ use axum::extract::rejection::BytesRejection;
 use axum::http::{HeaderMap, StatusCode};
 use futures::future::try_join_all;
 use serde::{Deserialize, Serialize};
-use shardlane_runtime::gateway::{Problem, json_body};
+use shardlane_runtime::gateway::{Problem, idempotency_key, json_body};
+use shardlane_runtime::record::check_id;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::gateway::Counters;
 use crate::service::INCREMENTS;
-use crate::wire::{IncrementRecord, canonical, check_id, check_value};
+use crate::wire::{IncrementRecord, canonical, check_value};
 
 /// Most increments of one request.
 const MOST: usize = 1_000;
-/// The header that tells a retry (IETF draft-ietf-httpapi-idempotency-key-header).
-const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
 /// An increment.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -76,9 +75,8 @@ pub(super) async fn increment(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<Taken>, Problem> {
     let Increment { key, value } = json_body(body)?;
-    let id = headers.get(IDEMPOTENCY_KEY).map(|id| id.to_str()).transpose();
-    let id = id.map_err(|_| Problem::bad_request("an Idempotency-Key is of visible ASCII characters"))?;
-    take(&counters, key, value, id).await?;
+    check_value(value).map_err(Problem::bad_request)?;
+    take(&counters, key, value, idempotency_key(&headers)?).await?;
     counters.tally.received(1);
     Ok(Json(Taken { increments: 1 }))
 }
@@ -104,7 +102,8 @@ pub(super) async fn increments(
         return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail));
     }
     for (place, each) in increments.iter().enumerate() {
-        let checked = check_value(each.value).and_then(|()| each.idempotency_key.as_deref().map_or(Ok(()), check_id));
+        let id = each.idempotency_key.as_deref().map_or(Ok(()), |id| check_id("idempotency_key", id));
+        let checked = check_value(each.value).and(id);
         checked.map_err(|reason| Problem::bad_request(format!("increments[{place}]: {reason}")))?;
     }
     let taken = increments.iter().map(|each| take(&counters, each.key, each.value, each.idempotency_key.as_deref()));
@@ -113,8 +112,8 @@ pub(super) async fn increments(
     Ok(Json(Taken { increments: increments.len() }))
 }
 
+/// Takes an increment that was checked.
 async fn take(counters: &Counters, key: Uuid, value: i64, id: Option<&str>) -> Result<(), Problem> {
-    check_value(value).and_then(|()| id.map_or(Ok(()), check_id)).map_err(Problem::bad_request)?;
     let record = IncrementRecord { key, value, idempotency_key: id.map(Into::into) };
     let record = serde_json::to_vec(&record).map_err(|error| Problem::internal(&error))?;
     let mut buffer = [0; uuid::fmt::Hyphenated::LENGTH];

@@ -12,6 +12,7 @@ mod tail;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
 use axum::http::HeaderMap;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use rdkafka::error::KafkaError;
@@ -29,7 +30,9 @@ pub use tail::{Follower, Start, tail};
 use crate::health::Health;
 use crate::intake::Keyspace;
 use crate::kafka;
+use crate::process::{self, Ports, Shutdown};
 use crate::producer::{Outgoing, Producer};
+use crate::record::check_id;
 
 /// How long a record may take to be acknowledged before the user hears 503.
 const KAFKA_PATIENCE: Duration = Duration::from_secs(10);
@@ -88,9 +91,28 @@ impl Gateway {
     }
 }
 
+/// Serves users behind their door, and probes, until the shutdown.
+pub async fn serve(ports: Ports, guarded: Router, health: &Health, shutdown: Shutdown) -> Result<(), GatewayError> {
+    let users = process::serve(ports.http, guarded.merge(health.probes()), shutdown.clone());
+    tokio::try_join!(users, process::serve(ports.metrics, health.routes(), shutdown))?;
+    Ok(())
+}
+
 /// A text as a part of a path or a query.
 pub fn encoded(text: &str) -> String {
     utf8_percent_encode(text, NON_ALPHANUMERIC).to_string()
+}
+
+/// The header by which a client gives its request an id, the same for every retry (draft-ietf-httpapi-idempotency-key-header).
+const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
+
+/// The id that a client has given its request, if it has.
+pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
+    let Some(value) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
+    let id = std::str::from_utf8(value.as_bytes())
+        .map_err(|_| Problem::bad_request(format!("{IDEMPOTENCY_KEY} must be UTF-8")))?;
+    check_id(IDEMPOTENCY_KEY, id).map_err(Problem::bad_request)?;
+    Ok(Some(id))
 }
 
 /// The preference of a client that does not wait for the outcome (RFC 7240).

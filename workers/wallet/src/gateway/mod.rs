@@ -13,10 +13,10 @@ use axum::routing::{delete, get, post, put};
 use axum::{Json, Router};
 use serde::de::DeserializeOwned;
 use shardlane_runtime::cli::GatewayOptions;
-use shardlane_runtime::gateway::{Door, Gateway, GatewayError, Problem, decided};
+use shardlane_runtime::gateway::{Door, Gateway, GatewayError, Problem, decided, serve};
 use shardlane_runtime::health::Health;
 use shardlane_runtime::metrics::Metrics;
-use shardlane_runtime::process::{self, Shutdown};
+use shardlane_runtime::process::Shutdown;
 use shardlane_runtime::record::check_request_id;
 use utoipa::OpenApi;
 
@@ -45,18 +45,10 @@ pub async fn run(options: GatewayOptions, shutdown: Shutdown) -> Result<(), Gate
     let findings = Findings::default();
     let wallet = Arc::new(Wallet { gateway, settings, findings });
     let auditor = Auditor::new(Arc::clone(&wallet), metrics.registry())?;
-    let routes = Door::guard(door, routes(wallet)).merge(health.probes());
-    let served = async {
-        tokio::try_join!(
-            process::serve(ports.http, routes, shutdown.clone()),
-            process::serve(ports.metrics, health.routes(), shutdown.clone()),
-        )
-    };
     tokio::select! {
-        served = served => served.map(drop)?,
+        served = serve(ports, Door::guard(door, routes(wallet)), &health, shutdown) => served,
         never = auditor.run() => match never {},
     }
-    Ok(())
 }
 
 fn routes(wallet: Arc<Wallet>) -> Router {
