@@ -1,6 +1,8 @@
 //! What the tests on real servers and real clusters share.
 
 #[cfg(feature = "operator")]
+pub mod browser;
+#[cfg(feature = "operator")]
 pub mod cluster;
 #[cfg(feature = "operator")]
 pub mod control_plane;

@@ -8,6 +8,7 @@ mod halts;
 mod kills;
 mod loop_and_fence;
 mod original;
+mod pages;
 mod poison;
 mod preparation;
 mod retention;
