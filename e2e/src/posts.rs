@@ -97,6 +97,17 @@ impl Journal {
         told(request.header("If-Match", format!("\"{version}\"")).header("Idempotency-Key", key)).await
     }
 
+    /// Changes a post of this version, again until it is done; a retry may hear that it was.
+    pub async fn edit_until(&self, slug: &str, version: i64, text: &Value, key: &str) -> Result<()> {
+        until(PATIENCE, async || {
+            let answer = self.edit(slug, version, text, key).await?;
+            ensure!(answer.status == 200, "{}: {}", answer.status, answer.text);
+            same("its tag", answer.header("etag"), &*format!("\"{}\"", version + 1))
+        })
+        .await
+        .with_context(|| format!("an edit of {slug}"))
+    }
+
     /// Deletes a post once.
     pub async fn delete(&self, slug: &str, version: i64, key: &str) -> Result<Told> {
         let request = self.request(Method::DELETE, &format!("/post/{slug}"));
@@ -183,13 +194,13 @@ impl Readers {
         .await
     }
 
-    /// Ends it; an error if a reader was told anything but the right post.
-    pub async fn end(self) -> Result<()> {
+    /// Ends it; an error if a reader was told anything but the right post. Gives how many posts were read.
+    pub async fn end(self) -> Result<usize> {
         self.stop.store(true, Ordering::Relaxed);
         for task in self.tasks {
             task.await??;
         }
-        Ok(())
+        Ok(self.read.load(Ordering::Relaxed))
     }
 }
 

@@ -2,6 +2,7 @@
 
 #![allow(clippy::tests_outside_test_module, missing_docs)]
 
+mod blog;
 mod causes;
 mod counter;
 mod faults;
