@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use futures::future::select_all;
-use shardlane_e2e::plain::PlainService;
+use shardlane_e2e::plain::{PlainService, Process};
 use shardlane_signup::service::RESPONSE;
 use sqlx::Connection as _;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
@@ -55,6 +55,24 @@ pub struct Drained {
     pub waits: Vec<String>,
     /// The most memory that a worker had, in MiB.
     pub memory: Option<f64>,
+    /// What the worker's transactions cost.
+    pub commits: Option<Commits>,
+}
+
+/// The transactions of a worker.
+#[derive(Clone, Copy, Debug)]
+pub struct Commits {
+    /// How many there were.
+    pub count: f64,
+    /// How long they took together, in seconds: from the first statement of each to its commit.
+    pub seconds: f64,
+}
+
+impl Commits {
+    async fn of(worker: &Process) -> Result<Self> {
+        let metric = async |part: &str| worker.metric(&format!("shardlane_commit_seconds_{part}")).await;
+        Ok(Self { count: metric("count").await?, seconds: metric("sum").await? })
+    }
 }
 
 /// How all runs went.
@@ -67,18 +85,32 @@ pub struct Sides {
 /// Processes and what they are called.
 type Parts<'a> = &'a [(&'static str, u32)];
 
-/// From when requests are counted.
-struct Start {
+/// A moment of a run.
+struct Moment {
     at: Instant,
-    /// What was done already.
+    /// How many requests were done by then.
     done: f64,
     snapshot: Snapshot,
 }
 
-impl Start {
-    #[allow(clippy::cast_precision_loss)]
-    fn rate(&self, records: i64, end: Instant) -> f64 {
-        (records as f64 - self.done) / end.duration_since(self.at).as_secs_f64()
+impl Moment {
+    /// Requests a second since another moment.
+    fn rate(&self, start: &Self) -> f64 {
+        (self.done - start.done) / self.at.duration_since(start.at).as_secs_f64()
+    }
+}
+
+/// What was seen of a run: requests a second until all were committed, and until all was published.
+struct Followed {
+    committed: f64,
+    published: f64,
+    usage: Usage,
+}
+
+impl Followed {
+    fn between(start: &Moment, end: &Moment, committed: Option<f64>) -> Self {
+        let published = end.rate(start);
+        Self { committed: committed.unwrap_or(published), published, usage: end.snapshot.since(&start.snapshot) }
     }
 }
 
@@ -113,16 +145,15 @@ impl Backlog<'_> {
         let parts = team.iter().map(|(part, process)| Ok((*part, process.pid()?))).collect::<Result<Vec<_>>>()?;
         let records = i64::try_from(self.records)?;
         let ends = select_all(team.iter_mut().map(|(_, process)| Box::pin(process.end(PATIENCE))));
-        let (start, committed, published) = tokio::select! {
+        let Followed { committed, published, usage } = tokio::select! {
             followed = self.follow(&mut watch, &parts, records) => followed?,
             (ended, at, _) = ends => {
                 let (part, folder) = (parts[at].0, self.stage.folder().join(name));
                 bail!("{name} is not drained ({part}: {ended:?}); its logs are in {}", folder.display());
             }
         };
-        let usage = self.stage.servers.snapshot(&parts)?.since(&start.snapshot);
         // The worker is the first.
-        let memory = Some(peak_memory(parts[0].1)?);
+        let (memory, commits) = (Some(peak_memory(parts[0].1)?), Some(Commits::of(&team[0].1).await?));
         for (_, process) in &mut team {
             process.kill().await?;
         }
@@ -130,39 +161,72 @@ impl Backlog<'_> {
             let responses = self.stage.records_in(service.topic(RESPONSE)?).await?;
             ensure!(responses == records, "{name}: {records} requests, and {responses} responses");
         }
+        if self.kind == Kind::Counter {
+            let held = "SELECT sum(value)::bigint FROM counter";
+            let held: i64 = sqlx::query_scalar(held).fetch_one(&mut service.shard(PARTITION).await?).await?;
+            ensure!(held == records, "{name}: {records} increments by one, and the counters hold {held}");
+        }
         self.finish(&service).await?;
-        let (committed, published) = (start.rate(records, committed), Some(start.rate(records, published)));
-        Ok(Drained { committed, published, usage, waits: told(&watch), memory })
+        Ok(Drained { committed, published: Some(published), usage, waits: told(&watch), memory, commits })
     }
 
     /// From the first record that is committed, when the clock starts, to when all are, and all are answered.
-    async fn follow(&self, watch: &mut Watch, parts: Parts<'_>, records: i64) -> Result<(Start, Instant, Instant)> {
-        let start = loop {
+    async fn follow(&self, watch: &mut Watch, parts: Parts<'_>, records: i64) -> Result<Followed> {
+        let (steps, all) = (self.kind.steps(), records * i64::from(self.kind.steps()));
+        let (start, first) = loop {
             let look = watch.look().await?;
             if look.applied > 0 {
                 watch.begin();
-                break self.start(&look, self.kind.steps(), parts)?;
+                break (self.moment(&look, steps, parts)?, look.applied);
             }
             tokio::time::sleep(FIRST).await;
         };
+        if self.kind.gathers() {
+            return self.follow_flushes(watch, parts, (start, first), all).await;
+        }
         let mut committed = None;
         loop {
             let look = watch.look().await?;
-            if look.applied == records * i64::from(self.kind.steps()) {
-                let committed = *committed.get_or_insert(look.at);
+            if look.applied == all {
+                let now = self.moment(&look, steps, parts)?;
+                committed.get_or_insert_with(|| now.rate(&start));
                 if look.published {
-                    return Ok((start, committed, look.at));
+                    return Ok(Followed::between(&start, &now, committed));
                 }
             }
             tokio::time::sleep(OFTEN).await;
         }
     }
 
-    /// The clock starts with what was seen first, in which each request counts so often.
+    /// From the first flush to the last but one: the last one waits for more, and none comes.
+    async fn follow_flushes(
+        &self,
+        watch: &mut Watch,
+        parts: Parts<'_>,
+        (start, mut seen): (Moment, i64),
+        all: i64,
+    ) -> Result<Followed> {
+        let mut last = None;
+        loop {
+            let look = watch.look().await?;
+            if look.applied == all {
+                let last =
+                    last.context("the backlog is two flushes: too short to be measured; take more --increments")?;
+                return Ok(Followed::between(&start, &last, None));
+            }
+            if look.applied > seen {
+                seen = look.applied;
+                last = Some(self.moment(&look, 1, parts)?);
+            }
+            tokio::time::sleep(OFTEN).await;
+        }
+    }
+
+    /// What was seen, in which each request counts so often.
     #[allow(clippy::cast_precision_loss)]
-    fn start(&self, look: &Look, steps: u32, parts: Parts<'_>) -> Result<Start> {
+    fn moment(&self, look: &Look, steps: u32, parts: Parts<'_>) -> Result<Moment> {
         let done = look.applied as f64 / f64::from(steps);
-        Ok(Start { at: look.at, done, snapshot: self.stage.servers.snapshot(parts)? })
+        Ok(Moment { at: look.at, done, snapshot: self.stage.servers.snapshot(parts)? })
     }
 
     /// Works it off by the bare loop.
@@ -176,12 +240,11 @@ impl Backlog<'_> {
         let (start, end) = timeout(PATIENCE, self.listen(&mut watch, &parts, &mut lines, records))
             .await
             .with_context(|| format!("{name} is not drained"))??;
-        let usage = self.stage.servers.snapshot(&parts)?.since(&start.snapshot);
         let ended = bare.wait().await?;
         ensure!(ended.success(), "{name}: the bare loop failed: {ended}");
         self.finish(&service).await?;
-        let committed = start.rate(records, end);
-        Ok(Drained { committed, published: None, usage, waits: told(&watch), memory: None })
+        let (committed, usage) = (end.rate(&start), end.snapshot.since(&start.snapshot));
+        Ok(Drained { committed, published: None, usage, waits: told(&watch), memory: None, commits: None })
     }
 
     /// The same of the bare loop, which says itself how far it is.
@@ -191,7 +254,7 @@ impl Backlog<'_> {
         parts: Parts<'_>,
         lines: &mut Lines<BufReader<ChildStdout>>,
         records: i64,
-    ) -> Result<(Start, Instant)> {
+    ) -> Result<(Moment, Moment)> {
         let mut start = None;
         let mut ticks = tokio::time::interval(OFTEN);
         loop {
@@ -200,11 +263,12 @@ impl Backlog<'_> {
                     let applied: i64 = line?.context("the bare loop has ended early")?.parse()?;
                     let look = Look { at: Instant::now(), applied, published: false };
                     if applied == records {
-                        return Ok((start.context("the backlog is one batch: too short to be measured")?, look.at));
+                        let start = start.context("the backlog is one batch: too short to be measured")?;
+                        return Ok((start, self.moment(&look, 1, parts)?));
                     }
                     if start.is_none() {
                         watch.begin();
-                        start = Some(self.start(&look, 1, parts)?);
+                        start = Some(self.moment(&look, 1, parts)?);
                     }
                 }
                 _ = ticks.tick() => { watch.look().await?; }

@@ -9,6 +9,7 @@ use tokio::process::Command;
 
 use crate::kind::Kind;
 use crate::load::{self, Load};
+use crate::posts;
 use crate::report::{Row, Samples, Side, Target, Unit, percentile};
 use crate::stage::{Given, PARTITION, Stage};
 use crate::usage::Usage;
@@ -22,16 +23,18 @@ struct Taken {
     usage: Usage,
 }
 
-struct Fronts<'a> {
+/// A gateway and the barest front that does its work.
+pub struct Fronts<'a> {
     stage: &'a Stage,
     kind: Kind,
-    service: PlainService,
+    /// The service whose gateway it is.
+    pub service: PlainService,
     worker: Option<Process>,
 }
 
 /// What a gateway should reach that is alone: only what it does itself is measured, and no worker takes processors from
 /// it.
-const ALONE: Option<Target> = Some(Target::Ratio(0.7));
+pub const ALONE: Option<Target> = Some(Target::Ratio(0.7));
 
 /// All runs with sign-ups, as rows of the report.
 pub async fn signups(stage: &Stage) -> Result<Vec<Row>> {
@@ -51,21 +54,32 @@ pub async fn transfers(stage: &Stage) -> Result<Row> {
     alone.compare("Transfers, acknowledging", false, ALONE).await
 }
 
+/// All runs with increments, which a gateway never waits for.
+pub async fn increments(stage: &Stage) -> Result<Row> {
+    let alone = Fronts::new(stage, Kind::Counter, "increment-gateway").await?;
+    alone.compare("Increments, acknowledging", false, ALONE).await
+}
+
 impl<'a> Fronts<'a> {
-    async fn new(stage: &'a Stage, kind: Kind, name: &str) -> Result<Self> {
+    /// Of a service of its own.
+    pub async fn new(stage: &'a Stage, kind: Kind, name: &str) -> Result<Self> {
         Ok(Self { stage, kind, service: stage.service(kind, name, Given::default()).await?, worker: None })
     }
 
     /// Both sides, taking turns.
-    async fn compare(&self, title: &str, acknowledge: bool, target: Option<Target>) -> Result<Row> {
-        let (mut ours, mut bare) = (Vec::new(), Vec::new());
+    pub async fn compare(&self, title: &str, acknowledge: bool, target: Option<Target>) -> Result<Row> {
+        let (mut ours, mut bare, mut notes) = (Vec::new(), Vec::new(), Vec::new());
         let runs = self.stage.options.runs();
         for run in 1..=runs {
             let seed = run as u64 * 10 + u64::from(acknowledge);
-            let gateway = self.service.gateway(&[]).await?;
-            ours.push(self.load(&format!("{title} {run}/{runs}, ours"), gateway, acknowledge, seed).await?);
-            let gateway = self.bare_gateway().await?;
-            bare.push(self.load(&format!("{title} {run}/{runs}, bare"), gateway, acknowledge, seed + 5).await?);
+            let mut gateway = self.service.gateway(&self.kind.variables()?).await?;
+            ours.push(self.load(&format!("{title} {run}/{runs}, ours"), &gateway, acknowledge, seed).await?);
+            // Of the last run: they differ little.
+            notes = self.look(&gateway).await?;
+            gateway.kill().await?;
+            let mut gateway = self.bare_gateway().await?;
+            bare.push(self.load(&format!("{title} {run}/{runs}, bare"), &gateway, acknowledge, seed + 5).await?);
+            gateway.kill().await?;
         }
         Ok(Row {
             name: title.to_owned(),
@@ -74,28 +88,32 @@ impl<'a> Fronts<'a> {
             bare: Some(side(&bare)),
             beside: "handler that awaits the same producer".to_owned(),
             target,
-            notes: Vec::new(),
+            notes,
         })
+    }
+
+    /// Whether our gateway did what is measured, and what is to be known of how.
+    async fn look(&self, gateway: &Process) -> Result<Vec<String>> {
+        if self.kind == Kind::Blog { posts::all_cached(gateway).await } else { Ok(Vec::new()) }
     }
 
     async fn bare_gateway(&self) -> Result<Process> {
         let port = free_ports()?;
         let mut bare = Command::new(std::env::current_exe()?);
-        bare.arg("bare-gateway").arg(format!("--port={port}")).arg(format!("--kind={}", self.kind.program()));
-        bare.arg(format!("--config={}", self.service.config_file().display()));
-        let gateway = self.service.spawn(bare, "bare-gateway", (port, port), &[])?;
+        bare.args(self.kind.bare_front(&self.service)).arg(format!("--port={port}"));
+        let gateway = self.service.spawn(bare, "bare-gateway", (port, port), &self.kind.variables()?)?;
         gateway.ready().await?;
         Ok(gateway)
     }
 
-    async fn load(&self, title: &str, mut gateway: Process, acknowledge: bool, seed: u64) -> Result<Taken> {
+    async fn load(&self, title: &str, gateway: &Process, acknowledge: bool, seed: u64) -> Result<Taken> {
         self.stage.progress.doing(title);
         self.stage.settle().await?;
         let from = Instant::now() + WARM_UP;
         let to = from + Duration::from_secs(if self.stage.options.quick { 3 } else { 8 });
-        let host = host(&gateway)?.to_owned();
+        let host = host(gateway)?;
         let (kind, connections) = (self.kind, self.stage.options.connections);
-        let load = Load { host, kind, connections, acknowledge, seed, from, to };
+        let load = Load { host, kind, connections, acknowledge, seed, from, to, pace: Duration::ZERO };
         let mut parts = vec![("gateway", gateway.pid()?)];
         if let Some(worker) = &self.worker {
             parts.push(("worker", worker.pid()?));
@@ -108,7 +126,6 @@ impl<'a> Fronts<'a> {
         };
         let (loaded, usage) = tokio::try_join!(load::run(load.clone()), during)?;
         loaded.check()?;
-        gateway.kill().await?;
         let rate = loaded.rate(&load);
         let of = |share| percentile(&loaded.times, share);
         self.stage.progress.done(&format!("{title}: {rate:.0}/s, p50/p99 in ms: {:.2}/{:.2}", of(0.5), of(0.99)));
@@ -116,8 +133,9 @@ impl<'a> Fronts<'a> {
     }
 }
 
-fn host(gateway: &Process) -> Result<&str> {
-    gateway.url.strip_prefix("http://").context("the gateway's URL is not http")
+/// `host:port` of a gateway.
+pub fn host(gateway: &Process) -> Result<String> {
+    Ok(gateway.url.strip_prefix("http://").context("the gateway's URL is not http")?.to_owned())
 }
 
 fn side(all: &[Taken]) -> Side {

@@ -3,7 +3,12 @@
 use anyhow::Result;
 use axum::http::StatusCode;
 use serde_json::{Value, json};
+use shardlane_blog::service as blog;
+use shardlane_blog::wire::PostRecord;
+use shardlane_counter::service as counter;
+use shardlane_counter::wire::{IncrementRecord, canonical};
 use shardlane_e2e::plain::{PlainService, Process};
+use shardlane_e2e::setting;
 use shardlane_runtime::config::roles;
 use shardlane_signup::service as signup;
 use shardlane_signup::wire::SignupRequest;
@@ -11,8 +16,15 @@ use shardlane_wallet::service as wallet;
 use shardlane_wallet::wire::TransferRequest;
 
 use crate::bank::ACCOUNTS;
-use crate::fill::{Asked, Requests, Series, Transfers};
+use crate::fill::{Asked, Increments, Requests, Series, Slugs, Transfers};
 use crate::stage::PARTITION;
+
+/// The variable in which a blog finds its cache.
+pub const REDIS_URI: &str = "SHARDLANE_REDIS_URI";
+/// How many counters there are where nothing else is said.
+pub const COUNTERS: u32 = 10_000;
+/// How many posts are read.
+pub const POSTS: u32 = 300;
 
 /// A kind of service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -21,6 +33,10 @@ pub enum Kind {
     Signup,
     /// Transfers.
     Wallet,
+    /// Increments.
+    Counter,
+    /// Posts, which are read.
+    Blog,
 }
 
 /// Processes, and what they are called.
@@ -32,6 +48,8 @@ impl Kind {
         match self {
             Self::Signup => "signup",
             Self::Wallet => "wallet",
+            Self::Counter => "counter",
+            Self::Blog => "blog",
         }
     }
 
@@ -40,18 +58,27 @@ impl Kind {
         match self {
             Self::Signup => signup::REQUEST,
             Self::Wallet => wallet::REQUEST,
+            Self::Counter => counter::INCREMENTS,
+            Self::Blog => blog::NEW_POSTS,
         }
     }
 
     /// Roles of all its topics.
     pub fn roles(self) -> Vec<String> {
-        let (second, consumed) = match self {
-            Self::Signup => (signup::RESPONSE, vec![signup::REQUEST]),
-            Self::Wallet => (wallet::PAYMENT, vec![wallet::REQUEST, wallet::PAYMENT]),
+        let (published, consumed) = match self {
+            Self::Signup => (Some(signup::RESPONSE), vec![signup::REQUEST]),
+            Self::Wallet => (None, vec![wallet::REQUEST, wallet::PAYMENT]),
+            Self::Counter => (None, vec![counter::INCREMENTS]),
+            Self::Blog => (None, vec![blog::NEW_POSTS, blog::PUBLISHED_POSTS]),
         };
-        let mut roles = vec![self.requests().to_owned(), second.to_owned(), roles::SLOTS.to_owned()];
-        roles.extend(consumed.into_iter().map(roles::dead_letter));
-        roles
+        let dead: Vec<_> = consumed.iter().map(|role| roles::dead_letter(role)).collect();
+        let named = consumed.into_iter().chain(published).chain([roles::SLOTS]).map(str::to_owned);
+        named.chain(dead).collect()
+    }
+
+    /// Whether the topic with this role keeps the last record of each key only.
+    pub fn is_compacted(self, role: &str) -> bool {
+        role == roles::SLOTS || (self == Self::Blog && role == blog::PUBLISHED_POSTS)
     }
 
     /// What its custom resource would say of this kind alone.
@@ -62,22 +89,39 @@ impl Kind {
                 "accounts": { "currency": "EUR", "defaultLimit": "0.00", "openOnFirstCredit": true },
                 "audit": { "intervalSeconds": 10 },
             }),
+            Self::Counter => serde_json::to_value(counter::CounterSettings::default())?,
+            Self::Blog => serde_json::to_value(blog::BlogSettings::default())?,
+        })
+    }
+
+    /// What its gateway and its stateless loops are told besides.
+    pub fn variables(self) -> Result<Vec<(&'static str, String)>> {
+        Ok(match self {
+            Self::Blog => vec![(REDIS_URI, setting("SHARDLANE_TEST_REDIS")?)],
+            _ => Vec::new(),
         })
     }
 
     /// How many records a worker applies for each request: a transfer takes from one account and gives to another.
     pub fn steps(self) -> u32 {
-        match self {
-            Self::Signup => 1,
-            Self::Wallet => 2,
-        }
+        if self == Self::Wallet { 2 } else { 1 }
+    }
+
+    /// Whether its worker gathers for a while before it commits. A backlog then ends with a wait that is no work.
+    pub fn gathers(self) -> bool {
+        self == Self::Counter
     }
 
     /// Starts whoever does the work, the worker first.
     pub async fn start(self, service: &PlainService) -> Result<Team> {
         let mut team = vec![("worker", service.worker(PARTITION).await?)];
-        if self == Self::Wallet {
-            team.push(("paymentd", service.stateless("paymentd", "paymentd-0").await?));
+        let others = match self {
+            Self::Wallet => Some("paymentd"),
+            Self::Blog => Some("cache-manager"),
+            Self::Signup | Self::Counter => None,
+        };
+        if let Some(command) = others {
+            team.push((command, service.stateless_with(command, &format!("{command}-0"), &self.variables()?).await?));
         }
         Ok(team)
     }
@@ -87,14 +131,26 @@ impl Kind {
         match self {
             Self::Signup => "/api/v1/signups",
             Self::Wallet => "/api/v1/transfers",
+            Self::Counter => "/increment",
+            Self::Blog => "/post",
         }
+    }
+
+    /// The barest front that does the work of its gateway, as arguments of this program.
+    pub fn bare_front(self, service: &PlainService) -> Vec<String> {
+        if self == Self::Blog {
+            return vec!["bare-posts".to_owned()];
+        }
+        let config = format!("--config={}", service.config_file().display());
+        vec!["bare-gateway".to_owned(), format!("--kind={}", self.program()), config]
     }
 
     /// What its gateway answers once Kafka has a request.
     pub fn taken(self) -> StatusCode {
         match self {
             Self::Signup => StatusCode::ACCEPTED,
-            Self::Wallet => StatusCode::CREATED,
+            Self::Wallet | Self::Blog => StatusCode::CREATED,
+            Self::Counter => StatusCode::OK,
         }
     }
 
@@ -103,6 +159,8 @@ impl Kind {
         match self {
             Self::Signup => Box::new(Requests::new(seed, 0.)),
             Self::Wallet => Box::new(Transfers::new(seed, ACCOUNTS)),
+            Self::Counter => Box::new(Increments::uniform(seed, COUNTERS)),
+            Self::Blog => Box::new(Slugs::new(seed, POSTS)),
         }
     }
 
@@ -116,6 +174,16 @@ impl Kind {
             Self::Wallet => {
                 let request: TransferRequest<'_> = serde_json::from_slice(body)?;
                 Ok(Asked { key: request.request_id.as_bytes().to_vec(), value: serde_json::to_vec(&request)? })
+            }
+            Self::Counter => {
+                let request: IncrementRecord<'_> = serde_json::from_slice(body)?;
+                let mut buffer = [0; uuid::fmt::Hyphenated::LENGTH];
+                let key = canonical(request.key, &mut buffer).as_bytes().to_vec();
+                Ok(Asked { key, value: serde_json::to_vec(&request)? })
+            }
+            Self::Blog => {
+                let request: PostRecord<'_> = serde_json::from_slice(body)?;
+                Ok(Asked { key: request.slug.as_bytes().to_vec(), value: serde_json::to_vec(&request)? })
             }
         }
     }

@@ -17,7 +17,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::fill::{Requests, value_of};
 use crate::kind::Kind;
-use crate::report::{Row, Samples, Side, Target, Unit, percentile};
+use crate::report::{Row, Samples, Side, Target, Unit, milliseconds, percentile};
 use crate::stage::{Given, PARTITION, Stage};
 use crate::usage::Usage;
 
@@ -204,8 +204,4 @@ fn paced() -> tokio::time::Interval {
     let mut pace = interval(PACE);
     pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
     pace
-}
-
-fn milliseconds(time: Duration) -> f64 {
-    time.as_secs_f64() * 1_000.
 }

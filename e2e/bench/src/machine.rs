@@ -3,6 +3,7 @@
 use anyhow::Result;
 use procfs::{CpuInfo, Current, LoadAverage, Meminfo};
 use serde::Serialize;
+use shardlane_e2e::posts::ask;
 use shardlane_e2e::setting;
 use sqlx::{Connection, PgConnection};
 
@@ -25,6 +26,8 @@ pub struct Machine {
     /// Its version.
     pub kafka: String,
     /// Its version.
+    pub redis: String,
+    /// Its version.
     pub librdkafka: String,
     /// Processes that wanted a processor in the minute before.
     pub load_before: f32,
@@ -43,6 +46,7 @@ impl Machine {
             kernel: std::fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned(),
             postgres: postgres().await?,
             kafka: named("SHARDLANE_BENCH_KAFKA"),
+            redis: redis().await?,
             librdkafka: rdkafka::util::get_rdkafka_version().1,
             load_before: LoadAverage::current()?.one,
         })
@@ -50,10 +54,10 @@ impl Machine {
 
     /// As lines.
     pub fn lines(&self) -> Vec<String> {
-        let Self { commit, processor, cores, memory, kernel, postgres, kafka, librdkafka, load_before } = self;
+        let Self { commit, processor, cores, memory, kernel, postgres, kafka, redis, librdkafka, load_before } = self;
         vec![
             format!("{cores} cores ({processor}), {memory} GiB, Linux {kernel}; load before: {load_before:.2}"),
-            format!("Postgres {postgres}; Kafka {kafka}, one broker; librdkafka {librdkafka}"),
+            format!("Postgres {postgres}; Kafka {kafka}, one broker; librdkafka {librdkafka}; Redis {redis}"),
             format!("Shardlane {commit}"),
         ]
     }
@@ -68,4 +72,10 @@ async fn postgres() -> Result<String> {
     )
     .fetch_one(&mut admin)
     .await?)
+}
+
+async fn redis() -> Result<String> {
+    let told: String = ask(&setting("SHARDLANE_TEST_REDIS")?, &["INFO", "server"]).await?;
+    let version = told.lines().find_map(|line| line.strip_prefix("redis_version:"));
+    Ok(version.unwrap_or("unknown").to_owned())
 }

@@ -9,15 +9,18 @@ mod bare;
 mod drain;
 mod fill;
 mod gateway;
+mod increments;
 mod kind;
 mod latency;
 mod load;
 mod machine;
 mod memory;
 mod plot;
+mod posts;
 mod progress;
 mod report;
 mod stage;
+mod staleness;
 mod suite;
 mod transfers;
 mod usage;
@@ -61,6 +64,9 @@ struct Options {
     /// Transfers that one run settles.
     #[arg(long, default_value_t = 200_000)]
     transfers: u64,
+    /// Increments that one run adds up.
+    #[arg(long, default_value_t = 2_000_000)]
+    increments: u64,
     /// Slots of the one worker.
     #[arg(long, default_value_t = 8)]
     slots: u32,
@@ -91,6 +97,16 @@ enum Measure {
     TransferSizes,
     /// Transfers that a gateway acknowledges.
     TransferGateway,
+    /// A backlog of increments, of counters that are raised alike and of some that are raised more often.
+    Increments,
+    /// Increments that a gateway acknowledges.
+    IncrementGateway,
+    /// Time until a counter shows what was acknowledged.
+    Staleness,
+    /// Posts that a gateway reads from the cache.
+    Posts,
+    /// One post that is in no cache, wanted by many at once.
+    Stampede,
 }
 
 impl Options {

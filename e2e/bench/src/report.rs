@@ -1,6 +1,7 @@
 //! The report: for people at a terminal, as Markdown, as JSON and as a picture.
 
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::Result;
 use serde_json::json;
@@ -62,6 +63,8 @@ pub enum Unit {
     Milliseconds,
     /// Less is better.
     Mebibytes,
+    /// Less is better.
+    Reads,
 }
 
 /// What a figure should reach.
@@ -76,6 +79,11 @@ pub enum Target {
 /// A value for each run.
 #[derive(Clone, Debug)]
 pub struct Samples(pub Vec<f64>);
+
+/// A time as figures tell it.
+pub fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1_000.
+}
 
 /// The value below which this share of all lies.
 pub fn percentile(values: &[f64], share: f64) -> f64 {
@@ -109,7 +117,7 @@ impl Unit {
     /// A value of it, without its name.
     pub fn text(self, value: f64) -> String {
         match self {
-            Self::PerSecond => grouped(value),
+            Self::PerSecond | Self::Reads => grouped(value),
             Self::Milliseconds => format!("{value:.2}"),
             Self::Mebibytes => format!("{value:.1}"),
         }
@@ -121,6 +129,7 @@ impl Unit {
             Self::PerSecond => "/s",
             Self::Milliseconds => "ms",
             Self::Mebibytes => "MiB",
+            Self::Reads => "reads",
         }
     }
 }

@@ -24,7 +24,7 @@ pub struct Stage {
     pub options: Options,
     /// The broker.
     pub kafka: KafkaConfig,
-    /// Both servers' processes.
+    /// The servers' processes.
     pub servers: Servers,
     /// Where progress is told.
     pub progress: Progress,
@@ -70,7 +70,7 @@ impl Stage {
         let topic = |role: String| TopicConfig {
             name: requests.filter(|_| role == kind.requests()).map_or_else(|| format!("{name}.{role}"), str::to_owned),
             partitions: if role == roles::SLOTS { 1 } else { slots },
-            compacted: role == roles::SLOTS,
+            compacted: kind.is_compacted(&role),
             role,
             retention_ms: None,
             max_message_bytes: None,

@@ -5,7 +5,7 @@ use anyhow::Result;
 use crate::machine::Machine;
 use crate::report::Report;
 use crate::stage::Stage;
-use crate::{Measure, Options, drain, gateway, latency, transfers};
+use crate::{Measure, Options, drain, gateway, increments, latency, posts, staleness, transfers};
 
 /// Runs what was chosen.
 pub async fn run(options: Options) -> Result<()> {
@@ -33,6 +33,21 @@ pub async fn run(options: Options) -> Result<()> {
     }
     if stage.options.wants(Measure::TransferGateway) {
         rows.push(gateway::transfers(&stage).await?);
+    }
+    if stage.options.wants(Measure::Increments) {
+        rows.extend(increments::measure(&stage).await?);
+    }
+    if stage.options.wants(Measure::IncrementGateway) {
+        rows.push(gateway::increments(&stage).await?);
+    }
+    if stage.options.wants(Measure::Staleness) {
+        rows.extend(staleness::measure(&stage).await?);
+    }
+    if stage.options.wants(Measure::Posts) {
+        rows.push(posts::cached(&stage).await?);
+    }
+    if stage.options.wants(Measure::Stampede) {
+        rows.extend(posts::stampede(&stage).await?);
     }
     let report = Report { machine, runs: stage.options.runs(), rows };
     report.write(&stage.options.output)?;

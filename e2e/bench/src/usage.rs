@@ -17,6 +17,7 @@ pub const OTHERS: &str = "others";
 pub struct Servers {
     postgres: i32,
     kafka: i32,
+    redis: i32,
 }
 
 /// The processors' time that each process has used up to a moment.
@@ -40,7 +41,11 @@ impl Servers {
     /// Those that the environment names.
     pub fn of_the_environment() -> Result<Self> {
         let pid = |name| setting(name)?.parse().with_context(|| name.to_owned());
-        Ok(Self { postgres: pid("SHARDLANE_TEST_POSTGRES_PID")?, kafka: pid("SHARDLANE_TEST_KAFKA_PID")? })
+        Ok(Self {
+            postgres: pid("SHARDLANE_TEST_POSTGRES_PID")?,
+            kafka: pid("SHARDLANE_TEST_KAFKA_PID")?,
+            redis: pid("SHARDLANE_TEST_REDIS_PID")?,
+        })
     }
 
     /// What has been used up to now by the servers, by this process, and by those that are named.
@@ -64,6 +69,9 @@ impl Servers {
         }
         if pid == self.kafka {
             return Some(Part::Named("Kafka"));
+        }
+        if pid == self.redis {
+            return Some(Part::Named("Redis"));
         }
         if pid.unsigned_abs() == std::process::id() {
             return Some(Part::Named("bench"));

@@ -3,10 +3,13 @@
 
 mod drain;
 mod gateway;
+mod increments;
 mod looped;
+mod posts;
 mod transfers;
 
 pub use looped::Loop;
+pub use posts::key;
 
 /// A bare program.
 #[derive(clap::Subcommand)]
@@ -20,6 +23,12 @@ pub enum Bare {
     /// An HTTP handler that awaits the producer.
     #[command(name = "bare-gateway", hide = true)]
     Gateway(gateway::Arguments),
+    /// A loop that adds up.
+    #[command(name = "bare-increments", hide = true)]
+    Increments(looped::Ends),
+    /// An HTTP handler that asks Redis.
+    #[command(name = "bare-posts", hide = true)]
+    Posts(posts::Arguments),
 }
 
 impl Bare {
@@ -29,6 +38,8 @@ impl Bare {
             Self::Drain(arguments) => drain::run(arguments).await,
             Self::Transfers(ends) => transfers::run(ends).await,
             Self::Gateway(arguments) => gateway::run(arguments).await,
+            Self::Increments(ends) => increments::run(ends).await,
+            Self::Posts(arguments) => posts::run(arguments).await,
         }
     }
 }
