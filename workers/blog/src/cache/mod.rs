@@ -257,4 +257,23 @@ mod tests {
         assert_eq!(open(Some("redis://:hunter2@redis:6379/1\n")), "");
         assert_eq!(open(Some("rediss://user:hunter2@redis")), "");
     }
+
+    #[tokio::test]
+    async fn what_answers_like_no_redis_is_an_error_and_nothing_else() {
+        for scheme in ["redis", "rediss"] {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let uri = format!("{scheme}://127.0.0.1:{}", listener.local_addr().unwrap().port());
+            let other = tokio::spawn(async move {
+                while let Ok((mut connection, _)) = listener.accept().await {
+                    let _ =
+                        tokio::io::AsyncWriteExt::write_all(&mut connection, b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+                }
+            });
+            let metrics = BlogMetrics::new().unwrap();
+            let cache = Cache::for_fillers(Some(&uri), metrics.clone()).unwrap();
+            assert_eq!(cache.get("a").await, None);
+            assert!(cache.put("a", &None).await.is_err(), "{scheme}");
+            other.abort();
+        }
+    }
 }
