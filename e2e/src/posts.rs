@@ -1,6 +1,7 @@
 //! A blog's gateway as its clients use it, and a Redis that a test may do with as it likes.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -208,26 +209,52 @@ impl Readers {
 pub struct Redis {
     child: Option<Child>,
     port: u16,
+    /// What it is told besides.
+    more: Vec<String>,
+    password: Option<&'static str>,
 }
 
 impl Redis {
     /// Starts one, as the operator does.
     pub async fn start() -> Result<Self> {
-        let mut redis = Self { child: None, port: free_ports()? };
+        Self::started(free_ports()?, Vec::new(), None).await
+    }
+
+    /// Starts one that wants a password, and that also listens with TLS, with the certificate of the run's broker.
+    pub async fn start_secured() -> Result<Self> {
+        let (port, authority) = (free_ports()?, setting("SHARDLANE_TEST_KAFKA_CA")?);
+        let file = |name: &str| Path::new(&authority).with_file_name(name).display().to_string();
+        let tls = [("tls-port", (port + 1).to_string()), ("tls-cert-file", file("broker.crt"))];
+        let tls =
+            tls.into_iter().chain([("tls-key-file", file("broker.key")), ("tls-ca-cert-file", authority.clone())]);
+        let tls = tls.chain([("tls-auth-clients", "no".to_owned()), ("requirepass", "hunter2".to_owned())]);
+        let more = tls.flat_map(|(name, value)| [format!("--{name}"), value]).collect();
+        Self::started(port, more, Some("hunter2")).await
+    }
+
+    async fn started(port: u16, more: Vec<String>, password: Option<&'static str>) -> Result<Self> {
+        let mut redis = Self { child: None, port, more, password };
         redis.start_again().await?;
         Ok(redis)
     }
 
     /// Its address.
     pub fn uri(&self) -> String {
-        format!("redis://127.0.0.1:{}", self.port)
+        let login = self.password.map(|password| format!(":{password}@")).unwrap_or_default();
+        format!("redis://{login}127.0.0.1:{}", self.port)
+    }
+
+    /// Its address with TLS.
+    pub fn secured_uri(&self) -> String {
+        let login = self.password.map(|password| format!(":{password}@")).unwrap_or_default();
+        format!("rediss://{login}127.0.0.1:{}", self.port + 1)
     }
 
     /// Starts it at its address, empty.
     pub async fn start_again(&mut self) -> Result<()> {
         let mut program = Command::new(setting("SHARDLANE_TEST_REDIS_SERVER")?);
         program.args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]);
-        program.args(["--maxmemory", "64mb", "--maxmemory-policy", "allkeys-lfu"]);
+        program.args(["--maxmemory", "64mb", "--maxmemory-policy", "allkeys-lfu"]).args(&self.more);
         let quiet = program.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         self.child = Some(quiet.kill_on_drop(true).spawn()?);
         until(Duration::from_secs(20), async || self.ask::<String>(&["PING"]).await).await.map(drop)

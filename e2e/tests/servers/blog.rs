@@ -592,3 +592,27 @@ async fn write(journal: &Journal, n: usize) -> Result<Expected> {
     .await?;
     Ok(Expected { slug, version: 3, content: None })
 }
+
+#[tokio::test]
+async fn a_redis_with_tls_and_a_password_is_used_and_one_that_nobody_vouches_for_is_not() -> Result<()> {
+    let redis = Redis::start_secured().await?;
+    let blog = Blog::start_on("vouched", 1, 2, redis.uri()).await?;
+    let post = blog.publish_all("vouched", 1).await?.pop().context("no post")?;
+    let authority = std::fs::read_to_string(setting("SHARDLANE_TEST_KAFKA_CA")?)?;
+    let uri = ("SHARDLANE_REDIS_URI", redis.secured_uri());
+    let hits = async |variables: &[(&str, String)]| {
+        let gateway = blog.service.gateway(variables).await?;
+        let journal = Journal::at(&gateway.url)?;
+        for _ in 0..20 {
+            journal.find_all(std::slice::from_ref(&post)).await?;
+        }
+        let hits = gateway.metric("shardlane_blog_cache_reads_total{result=\"hit\"}").await?;
+        Ok::<_, anyhow::Error>((hits, gateway.log()?))
+    };
+    let (found, log) = hits(&[uri.clone(), ("SHARDLANE_REDIS_CA", authority)]).await?;
+    ensure!(found > 0.0, "the cache is not used: {log}");
+    let (found, log) = hits(&[uri]).await?;
+    same("what is taken from a Redis that nobody vouches for", found, 0.0)?;
+    ensure!(!log.contains("hunter2"), "the log tells the password");
+    Ok(())
+}

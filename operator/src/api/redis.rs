@@ -43,6 +43,7 @@ fn default_memory_mib() -> u32 {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ExternalRedis {
-    /// A Secret whose key `uri` is `redis://user:password@host:6379/0`, or `rediss://...` where connections are encrypted.
+    /// A Secret whose key `uri` is `redis://user:password@host:6379/0`, or `rediss://...` where connections are encrypted. Then
+    /// its key `ca.crt`, if it has one, holds the certificates by which that of Redis must be signed.
     pub secret_ref: SecretName,
 }

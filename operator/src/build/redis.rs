@@ -20,16 +20,32 @@ use crate::kind::ServiceKind;
 pub const PORT: i32 = 6379;
 /// The key of the Secret that says where somebody else's Redis is.
 pub const KEY: &str = "uri";
+/// The key of that Secret with the certificates by which its own must be signed, if they are not the public authorities'.
+pub const AUTHORITY: &str = "ca.crt";
 /// The variable that says where it is.
 const ADDRESS: &str = "SHARDLANE_REDIS_URI";
+/// The variable that says whose certificates are good.
+const TRUSTED: &str = "SHARDLANE_REDIS_CA";
 const PORT_NAME: &str = "redis";
 
 /// What tells a gateway and a loop without a shard where Redis is, if the service has one.
-pub fn address<K: ServiceKind>(plan: &Plan<'_, K>) -> Option<EnvVar> {
-    Some(match &plan.service.redis()?.external {
-        Some(external) => secret_env(ADDRESS, &external.secret_ref.name, KEY),
-        None => env(ADDRESS, format!("redis://{}:{PORT}", plan.names.redis())),
-    })
+pub fn address<K: ServiceKind>(plan: &Plan<'_, K>) -> Vec<EnvVar> {
+    let Some(redis) = plan.service.redis() else { return Vec::new() };
+    match &redis.external {
+        Some(external) => {
+            let secret = &external.secret_ref.name;
+            vec![secret_env(ADDRESS, secret, KEY), optional(secret_env(TRUSTED, secret, AUTHORITY))]
+        }
+        None => vec![env(ADDRESS, format!("redis://{}:{PORT}", plan.names.redis()))],
+    }
+}
+
+/// A variable from a Secret that may lack it.
+fn optional(mut variable: EnvVar) -> EnvVar {
+    if let Some(selector) = variable.value_from.as_mut().and_then(|source| source.secret_key_ref.as_mut()) {
+        selector.optional = Some(true);
+    }
+    variable
 }
 
 /// The Redis that the operator runs. Nothing of it is in a worker's pod, so no worker is restarted with it.

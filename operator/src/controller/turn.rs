@@ -239,18 +239,20 @@ async fn reach<K: ServiceKind>(
 struct NamedSecret {
     readers: &'static [Component],
     secret: (String, Vec<&'static str>),
+    /// Keys that it may have.
+    optional: &'static [&'static str],
 }
 
 fn named_secrets<K: ServiceKind>(service: &K) -> Vec<NamedSecret> {
-    let token = service
-        .service()
-        .gateway
-        .token_secret_ref
-        .as_ref()
-        .map(|secret| NamedSecret { readers: &[Component::Gateway], secret: (secret.name.clone(), vec!["token"]) });
+    let token = service.service().gateway.token_secret_ref.as_ref().map(|secret| NamedSecret {
+        readers: &[Component::Gateway],
+        secret: (secret.name.clone(), vec!["token"]),
+        optional: &[],
+    });
     let redis = service.redis().and_then(|redis| redis.external.as_ref()).map(|redis| NamedSecret {
         readers: &[Component::Gateway, Component::Stateless],
         secret: (redis.secret_ref.name.clone(), vec![redis::KEY]),
+        optional: &[redis::AUTHORITY],
     });
     token.into_iter().chain(redis).collect()
 }
@@ -263,10 +265,12 @@ fn credentials<K: ServiceKind>(
     found: &Found,
     named: &[NamedSecret],
 ) -> BTreeMap<&'static str, String> {
-    let version = |(name, keys): &(String, Vec<&'static str>)| Some(found.secrets.get(name)?.version(keys));
+    let version = |name: &str, keys: &[&str]| Some(found.secrets.get(name)?.version(keys));
     let of = |part| {
-        let read = named.iter().filter(|named| named.readers.contains(&part)).map(|named| &named.secret);
-        let all: Vec<_> = kafka.secrets(names, part).iter().chain(read).filter_map(version).collect();
+        let read = named.iter().filter(|named| named.readers.contains(&part));
+        let read = read.map(|named| (named.secret.0.clone(), [&*named.secret.1, named.optional].concat()));
+        let all = kafka.secrets(names, part).into_iter().chain(read);
+        let all: Vec<_> = all.filter_map(|(name, keys)| version(&name, &keys)).collect();
         all.join("-")
     };
     kafka::parts(service).map(|part| (part.label(), of(part))).filter(|(_, version)| !version.is_empty()).collect()

@@ -145,6 +145,8 @@ fn a_redis_of_somebody_elses_is_reached_by_its_secret_wherever_it_is() {
         "valueFrom": { "secretKeyRef": { "name": "cache", "key": "uri" } } });
     for user in USERS {
         assert_eq!(variable(&all, user, "SHARDLANE_REDIS_URI"), expected, "{user}");
+        let authority = &variable(&all, user, "SHARDLANE_REDIS_CA")["valueFrom"]["secretKeyRef"];
+        assert_eq!(*authority, json!({ "name": "cache", "key": "ca.crt", "optional": true }), "{user}");
     }
     for policy in ["NetworkPolicy/journal-gateway", "NetworkPolicy/journal-cache-manager"] {
         let egress = named(&all, policy)["spec"]["egress"].as_array().unwrap().clone();

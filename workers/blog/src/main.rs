@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{Args, Parser, Subcommand};
-use shardlane_blog::cache::{BadRedis, Cache};
+use shardlane_blog::cache::{BadRedis, Cache, RedisAddress};
 use shardlane_blog::manager::CacheManager;
 use shardlane_blog::metrics::BlogMetrics;
 use shardlane_blog::service::{BlogService, schema};
@@ -16,9 +16,8 @@ use shardlane_runtime::stateless::{self, StatelessError};
 #[derive(Parser)]
 #[command(version, about = "Posts, published through their shards and read from a cache")]
 struct Cli {
-    /// The cache, for those who use it: redis://host:6379 or rediss://user:password@host:6379.
-    #[arg(long, global = true, env = "SHARDLANE_REDIS_URI", hide_env_values = true)]
-    redis_uri: Option<String>,
+    #[command(flatten)]
+    redis: RedisAddress,
     #[command(subcommand)]
     command: Command,
 }
@@ -53,17 +52,17 @@ enum Ended {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let Cli { redis_uri, command } = Cli::parse();
+    let Cli { redis, command } = Cli::parse();
     process::init_logs();
-    process::finish(run(command, redis_uri).await)
+    process::finish(run(command, redis).await)
 }
 
-async fn run(command: Command, redis_uri: Option<String>) -> Result<(), Ended> {
+async fn run(command: Command, redis: RedisAddress) -> Result<(), Ended> {
     let metrics = BlogMetrics::new().map_err(|error| Failure::from(StatelessError::from(error)))?;
-    let cache = || Cache::for_fillers(redis_uri.as_deref(), metrics.clone());
+    let cache = || Cache::for_fillers(&redis, metrics.clone());
     match command {
         Command::Common(command) => {
-            let gateway = |options, shutdown| gateway::run(options, redis_uri.as_deref(), shutdown);
+            let gateway = |options, shutdown| gateway::run(options, &redis, shutdown);
             Ok(command.run(BlogService::of, gateway, &schema()).await?)
         }
         Command::CacheManager(CacheManagerArgs { process, instance }) => {

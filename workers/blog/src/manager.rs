@@ -120,10 +120,11 @@ impl Step for CacheManager {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cache::RedisAddress;
 
     #[tokio::test]
     async fn of_each_slug_the_highest_version_is_put_and_no_older_one_later() {
-        let cache = Cache::for_fillers(Some("redis://127.0.0.1:1"), BlogMetrics::new().unwrap()).unwrap();
+        let cache = Cache::for_fillers(&RedisAddress::at("redis://127.0.0.1:1"), BlogMetrics::new().unwrap()).unwrap();
         let filler = Filler::new(Arc::new(cache));
         let deleted = |slug: &str, version| Published { slug: slug.to_owned(), version, post: None, deleted: true };
         let newest = filler.newest(vec![deleted("a", 2), deleted("b", 1), deleted("a", 3), deleted("a", 1)]);

@@ -1,5 +1,6 @@
 //! Posts in Redis. Nothing depends on it but speed: what is not there, or not well, is read from a shard.
 
+mod address;
 mod breaker;
 pub mod entry;
 mod highest;
@@ -9,9 +10,9 @@ use std::time::{Duration, Instant};
 
 use rand::RngExt;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
-use redis::io::tcp::{TcpSettings, socket2};
-use redis::{ErrorKind, IntoConnectionInfo, RedisError, RedisResult, Script, ServerErrorKind};
+use redis::{ErrorKind, RedisError, RedisResult, Script, ServerErrorKind};
 
+pub use address::{BadRedis, RedisAddress};
 pub use entry::State;
 pub use highest::Highest;
 
@@ -25,26 +26,8 @@ const READERS_PATIENCE: Duration = Duration::from_millis(80);
 const FILLERS_PATIENCE: Duration = Duration::from_secs(1);
 /// How long a connection may take.
 const CONNECT: Duration = Duration::from_secs(1);
-/// After how long a connection is given up whose other end says nothing at all.
-const SILENCE: Duration = Duration::from_secs(5);
 /// Entries are kept for this part more or less, so that those made together do not end together.
 const JITTER: f64 = 0.1;
-
-/// Why an address of Redis cannot be used. The address itself may hold a password, and is never told.
-#[derive(Debug, thiserror::Error)]
-pub enum BadRedis {
-    /// There is none.
-    #[error(
-        "say where Redis is: --redis-uri or SHARDLANE_REDIS_URI, redis://host:6379 or rediss://user:password@host:6379"
-    )]
-    Missing,
-    /// It is none.
-    #[error("the address of Redis is not one like redis://host:6379 or rediss://user:password@host:6379: {0}")]
-    Malformed(&'static str),
-    /// A client could not be made.
-    #[error("cannot make a Redis client: {0}")]
-    Client(#[from] RedisError),
-}
 
 /// Why something is not in the cache.
 #[derive(Debug, thiserror::Error)]
@@ -87,29 +70,22 @@ pub struct Cache {
 impl Cache {
     /// The cache at an address, for those for whom somebody waits: they ask for a moment only, and not at all while Redis does not answer.
     /// Nothing is asked yet, and Redis need not be there.
-    pub fn for_readers(uri: Option<&str>, metrics: BlogMetrics) -> Result<Self, BadRedis> {
-        Self::open(uri, READERS_PATIENCE, Some(Breaker::default()), metrics)
+    pub fn for_readers(address: &RedisAddress, metrics: BlogMetrics) -> Result<Self, BadRedis> {
+        Self::open(address, READERS_PATIENCE, Some(Breaker::default()), metrics)
     }
 
     /// The cache at an address, for those for whom nobody waits: they ask until they have an answer.
-    pub fn for_fillers(uri: Option<&str>, metrics: BlogMetrics) -> Result<Self, BadRedis> {
-        Self::open(uri, FILLERS_PATIENCE, None, metrics)
+    pub fn for_fillers(address: &RedisAddress, metrics: BlogMetrics) -> Result<Self, BadRedis> {
+        Self::open(address, FILLERS_PATIENCE, None, metrics)
     }
 
     fn open(
-        uri: Option<&str>,
+        address: &RedisAddress,
         patience: Duration,
         breaker: Option<Breaker>,
         metrics: BlogMetrics,
     ) -> Result<Self, BadRedis> {
-        let uri = uri.map(str::trim).filter(|uri| !uri.is_empty()).ok_or(BadRedis::Missing)?;
-        if !uri.starts_with("redis://") && !uri.starts_with("rediss://") {
-            return Err(BadRedis::Malformed("it begins with neither redis:// nor rediss://"));
-        }
-        let keepalive = socket2::TcpKeepalive::new().with_time(SILENCE).with_interval(SILENCE);
-        let tcp = TcpSettings::default().set_nodelay(true).set_user_timeout(SILENCE).set_keepalive(keepalive);
-        let info = uri.into_connection_info().map_err(|_| BadRedis::Malformed("it is no URI"))?.set_tcp_settings(tcp);
-        let client = redis::Client::open(info)?;
+        let client = address.client()?;
         let connection = Mutex::new(connect(&client, patience)?);
         let script = Script::new(include_str!("put.lua"));
         Ok(Self { client, connection, patience, breaker, script, metrics })
@@ -245,17 +221,17 @@ mod tests {
 
     #[tokio::test]
     async fn a_bad_address_is_told_without_its_password() {
-        let open = |uri| match Cache::for_readers(uri, BlogMetrics::new().unwrap()) {
+        let open = |uri: &str| match Cache::for_readers(&RedisAddress::at(uri), BlogMetrics::new().unwrap()) {
             Ok(_) => String::new(),
             Err(error) => error.to_string(),
         };
-        assert!(open(None).contains("SHARDLANE_REDIS_URI") && open(Some("")).contains("SHARDLANE_REDIS_URI"));
+        assert!(open("").contains("SHARDLANE_REDIS_URI"));
         for bad in ["http://:hunter2@redis", "redis://:hunter2@", "rediss://:hunter2@host:port"] {
-            let told = open(Some(bad));
+            let told = open(bad);
             assert!(told.contains("redis://host:6379") && !told.contains("hunter2"), "{told}");
         }
-        assert_eq!(open(Some("redis://:hunter2@redis:6379/1\n")), "");
-        assert_eq!(open(Some("rediss://user:hunter2@redis")), "");
+        assert_eq!(open("redis://:hunter2@redis:6379/1\n"), "");
+        assert_eq!(open("rediss://user:hunter2@redis"), "");
     }
 
     #[tokio::test]
@@ -270,7 +246,7 @@ mod tests {
                 }
             });
             let metrics = BlogMetrics::new().unwrap();
-            let cache = Cache::for_fillers(Some(&uri), metrics.clone()).unwrap();
+            let cache = Cache::for_fillers(&RedisAddress::at(&uri), metrics.clone()).unwrap();
             assert_eq!(cache.get("a").await, None);
             assert!(cache.put("a", &None).await.is_err(), "{scheme}");
             other.abort();

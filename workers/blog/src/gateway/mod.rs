@@ -17,7 +17,7 @@ use shardlane_runtime::metrics::Metrics;
 use shardlane_runtime::process::Shutdown;
 use utoipa::OpenApi;
 
-use crate::cache::Cache;
+use crate::cache::{Cache, RedisAddress};
 use crate::metrics::BlogMetrics;
 use crate::posts::Reason;
 use crate::reads::Summary;
@@ -32,11 +32,11 @@ struct Blog {
 }
 
 /// Runs a gateway until the shutdown.
-pub async fn run(options: GatewayOptions, redis_uri: Option<&str>, shutdown: Shutdown) -> Result<(), GatewayError> {
+pub async fn run(options: GatewayOptions, redis: &RedisAddress, shutdown: Shutdown) -> Result<(), GatewayError> {
     let GatewayOptions { config, door, ports } = options;
     let (metrics, counts) = (Arc::new(Metrics::new()?), BlogMetrics::new()?);
     counts.register(metrics.registry())?;
-    let cache = Cache::for_readers(redis_uri, counts.clone());
+    let cache = Cache::for_readers(redis, counts.clone());
     let cache = cache.map_err(|error| GatewayError::Needs(Box::new(error)))?;
     // Redis is no part of its health: posts are read without it too.
     let health = Health::starting(metrics, &["slots"]);
