@@ -11,12 +11,14 @@ pub struct Flights<T> {
     under_way: Mutex<HashMap<String, watch::Receiver<Option<T>>>>,
 }
 
-/// Where a flight tells what it has found. Until this is dropped, whoever asks for its key is told that.
+/// Where a flight tells what it has found. Until this is dropped, whoever asks for its key is told that, unless the key was forgotten.
 #[derive(Debug)]
 pub struct Landing<T> {
     flights: Arc<Flights<T>>,
     key: String,
     told: watch::Sender<Option<T>>,
+    /// How it is known among the others.
+    known: watch::Receiver<Option<T>>,
 }
 
 impl<T> Default for Flights<T> {
@@ -48,12 +50,18 @@ impl<T: Clone + Send + Sync + 'static> Flights<T> {
         let (sender, receiver) = watch::channel(None);
         under_way.insert(key.to_owned(), receiver.clone());
         drop(under_way);
-        tokio::spawn(fly(Landing { flights: Arc::clone(self), key: key.to_owned(), told: sender }));
+        let known = receiver.clone();
+        tokio::spawn(fly(Landing { flights: Arc::clone(self), key: key.to_owned(), told: sender, known }));
         (false, receiver)
     }
 }
 
 impl<T> Flights<T> {
+    /// Whoever asks for this key from now on is not told what was found out before.
+    pub fn forget(&self, key: &str) {
+        self.lock().remove(key);
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<String, watch::Receiver<Option<T>>>> {
         self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -68,7 +76,11 @@ impl<T> Landing<T> {
 
 impl<T> Drop for Landing<T> {
     fn drop(&mut self) {
-        self.flights.lock().remove(&self.key);
+        let mut under_way = self.flights.lock();
+        // Once it is forgotten, another may fly under its key.
+        if under_way.get(&self.key).is_some_and(|known| known.same_channel(&self.known)) {
+            under_way.remove(&self.key);
+        }
     }
 }
 
@@ -107,6 +119,28 @@ mod tests {
         assert!(others.await.unwrap().iter().all(|told| *told == (true, Some(0))));
         go.notify_one();
         assert_eq!(ask().await, (false, Some(1)));
+    }
+
+    #[tokio::test]
+    async fn what_was_forgotten_is_found_out_anew_and_its_end_ends_nobody_elses() {
+        let (flights, end) = (Arc::new(Flights::default()), Arc::new(Notify::new()));
+        let ask = |number: u32| {
+            let (flights, end) = (Arc::clone(&flights), Arc::clone(&end));
+            async move {
+                let fly = |landing: Landing<u32>| async move {
+                    landing.tell(number);
+                    end.notified().await;
+                };
+                flights.join("a", fly).await
+            }
+        };
+        assert_eq!((ask(1).await, ask(2).await), ((false, Some(1)), (true, Some(1))));
+        flights.forget("a");
+        assert_eq!(ask(3).await, (false, Some(3)));
+        // The first one ends.
+        end.notify_one();
+        tokio::task::yield_now().await;
+        assert_eq!(ask(4).await, (true, Some(3)));
     }
 
     #[tokio::test]

@@ -19,6 +19,10 @@ const FLIGHTS: usize = 64;
 /// How long a read waits for its turn before its readers are told to come again.
 const TURN: Duration = Duration::from_secs(1);
 
+/// How long what a shard has said is told again, without asking anybody. So a post that all want costs one read a second, at a gateway
+/// that has more to do than it can and where Redis is away.
+const HELD: Duration = Duration::from_secs(1);
+
 /// What readers are told.
 type Told<T> = Result<Arc<T>, Problem>;
 
@@ -120,6 +124,8 @@ impl Shelf {
     pub async fn refresh(&self, slug: &str) -> Result<State, Problem> {
         let state = self.ask(slug).await?;
         self.fill(slug, &state).await;
+        // The last: who asks in between is told what is in the cache, which may be older for as long.
+        self.posts.forget(slug);
         Ok(state)
     }
 
@@ -133,6 +139,7 @@ impl Shelf {
                 landing.tell(Ok(Arc::clone(&state)));
                 // Nobody waits for it, but who comes meanwhile is told the same and reads nothing.
                 self.fill(slug, &state).await;
+                tokio::time::sleep(HELD).await;
             }
             Err(problem) => landing.tell(Err(problem)),
         }
