@@ -79,6 +79,7 @@ pub struct Text {
 
 /// A post as it is published: always as it is then, never as it once was.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Flat")]
 pub struct Published {
     /// The post: the record's key.
     pub slug: String,
@@ -92,8 +93,34 @@ pub struct Published {
     pub deleted: bool,
 }
 
+/// The same, as it is read: every hot read does that, and flattened structures are read by way of a map.
+#[derive(Deserialize)]
+struct Flat {
+    slug: String,
+    version: i64,
+    title: Option<String>,
+    content: Option<String>,
+    published_at: Option<i64>,
+    edited_at: Option<i64>,
+    #[serde(default)]
+    deleted: bool,
+}
+
+impl From<Flat> for Published {
+    fn from(flat: Flat) -> Self {
+        let Flat { slug, version, title, content, published_at, edited_at, deleted } = flat;
+        let post = match (title, content, published_at) {
+            (Some(title), Some(content), Some(published_at)) => {
+                Some(Post { text: Text { title, content }, published_at, edited_at })
+            }
+            _ => None,
+        };
+        Self { slug, version, post, deleted }
+    }
+}
+
 /// A post that can be read.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Post {
     /// What people read.
     #[serde(flatten)]

@@ -6,6 +6,9 @@
 
 use std::time::Duration;
 
+use axum::body::Bytes;
+use sha1::{Digest, Sha1};
+
 use crate::wire::Published;
 
 /// Rises whenever what is in an entry changes in a way that other versions of the program would not understand, or would
@@ -58,8 +61,17 @@ pub fn decode(slug: &str, version: &str, entry: &str) -> Option<State> {
     (known == (version.to_owned(), slug)).then_some(state)
 }
 
+/// SHA-1, because Redis' scripts know no other digest; nobody is kept from forging by it.
 fn digest(key: &str, version: &str, schema: &str, body: &str) -> String {
-    sha1_smol::Sha1::from(format!("{key} {version} {schema} {body}")).digest().to_string()
+    let mut hasher = Sha1::new();
+    for (place, part) in [key, version, schema, body].into_iter().enumerate() {
+        if place > 0 {
+            hasher.update(" ");
+        }
+        hasher.update(part);
+    }
+    // As Redis writes it.
+    format!("{:x}", Bytes::copy_from_slice(&hasher.finalize()))
 }
 
 #[cfg(test)]
