@@ -2,13 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use shardlane_e2e::free_ports;
 use shardlane_e2e::plain::{PlainService, Process};
 use tokio::process::Command;
 
 use crate::kind::Kind;
-use crate::load::{self, Load};
+use crate::load::{self, Load, Loaded};
 use crate::posts;
 use crate::report::{Row, Samples, Side, Target, Unit, percentile};
 use crate::stage::{Given, PARTITION, Stage};
@@ -92,6 +92,18 @@ impl<'a> Fronts<'a> {
         })
     }
 
+    async fn records(&self) -> Result<i64> {
+        self.stage.records_in(self.service.topic(self.kind.requests())?).await
+    }
+
+    /// Fails unless there is a record for each request that was taken, and none for those that only read.
+    async fn check(&self, before: i64, loaded: &Loaded) -> Result<()> {
+        let (answers, records) = (loaded.statuses.values().sum::<u64>(), self.records().await? - before);
+        let expected = if self.kind == Kind::Blog { 0 } else { i64::try_from(answers)? };
+        ensure!(records == expected, "{answers} requests were taken, and the topic has {records} records of them");
+        Ok(())
+    }
+
     /// Whether our gateway did what is measured, and what is to be known of how.
     async fn look(&self, gateway: &Process) -> Result<Vec<String>> {
         if self.kind == Kind::Blog { posts::all_cached(gateway).await } else { Ok(Vec::new()) }
@@ -109,6 +121,7 @@ impl<'a> Fronts<'a> {
     async fn load(&self, title: &str, gateway: &Process, acknowledge: bool, seed: u64) -> Result<Taken> {
         self.stage.progress.doing(title);
         self.stage.settle().await?;
+        let there = self.records().await?;
         let from = Instant::now() + WARM_UP;
         let to = from + Duration::from_secs(if self.stage.options.quick { 3 } else { 8 });
         let host = host(gateway)?;
@@ -126,6 +139,7 @@ impl<'a> Fronts<'a> {
         };
         let (loaded, usage) = tokio::try_join!(load::run(load.clone()), during)?;
         loaded.check()?;
+        self.check(there, &loaded).await?;
         let rate = loaded.rate(&load);
         let of = |share| percentile(&loaded.times, share);
         self.stage.progress.done(&format!("{title}: {rate:.0}/s, p50/p99 in ms: {:.2}/{:.2}", of(0.5), of(0.99)));

@@ -64,7 +64,7 @@ async fn publish(service: &PlainService, posts: u32) -> Result<()> {
 
 /// Fails if a post was not in the cache; says how many readers shared a look into it.
 pub async fn all_cached(gateway: &Process) -> Result<Vec<String>> {
-    let (reads, hits) = (gateway.metric(SHARD_READS).await?, looks(gateway, "hit").await?);
+    let (reads, hits) = (gateway.metric(SHARD_READS).await?, of_cache(gateway, "reads", "hit").await?);
     if reads > 0. {
         bail!("{reads} reads of posts that are cached were reads of a shard");
     }
@@ -73,8 +73,21 @@ pub async fn all_cached(gateway: &Process) -> Result<Vec<String>> {
     Ok(vec![format!("{share:.0}% of the readers shared a look into Redis with others who wanted the same post")])
 }
 
-async fn looks(gateway: &Process, result: &str) -> Result<f64> {
-    gateway.metric(&format!("shardlane_blog_cache_reads_total{{result=\"{result}\"}}")).await
+async fn of_cache(gateway: &Process, what: &str, result: &str) -> Result<f64> {
+    gateway.metric(&format!("shardlane_blog_cache_{what}_total{{result=\"{result}\"}}")).await
+}
+
+/// What came of asking Redis: it explains how often a shard was read.
+async fn asked_of_cache(gateway: &Process) -> Result<String> {
+    let mut told = Vec::new();
+    for (what, results) in
+        [("reads", &["hit", "miss", "error", "skipped"]), ("writes", &["put", "older", "error", "skipped"])]
+    {
+        for result in results {
+            told.push(format!("{what} {result} {}", of_cache(gateway, what, result).await?));
+        }
+    }
+    Ok(format!("Redis, over all runs: {}", told.join(", ")))
 }
 
 /// All runs with one post that is not in the cache, as rows of the report.
@@ -102,11 +115,13 @@ pub async fn stampede(stage: &Stage) -> Result<[Row; 2]> {
         slowest.push(of(1.));
         middle.push(of(0.5));
     }
+    let asked = asked_of_cache(&gateway).await?;
     gateway.kill().await?;
     worker.kill().await?;
     let notes = vec![
         format!("{READERS} readers of one post over {connections} connections, all made before; Redis is empty"),
         format!("the answer in the middle takes {:.0} ms", Samples(middle).median()),
+        asked,
     ];
     let row = |name: &str, unit, samples, target| Row {
         name: name.to_owned(),
@@ -118,7 +133,7 @@ pub async fn stampede(stage: &Stage) -> Result<[Row; 2]> {
         notes: notes.clone(),
     };
     Ok([
-        row("Stampede, reads of the shard", Unit::Reads, reads, Some(Target::AtMost(1.))),
+        row("Stampede, reads of the shard", Unit::Reads, reads, Some(Target::Never(1.))),
         row("Stampede, slowest answer", Unit::Milliseconds, slowest, None),
     ])
 }

@@ -74,6 +74,8 @@ pub enum Target {
     Ratio(f64),
     /// At most so much.
     AtMost(f64),
+    /// At most so much in each run.
+    Never(f64),
 }
 
 /// A value for each run.
@@ -159,6 +161,10 @@ impl Row {
             Some(Target::Ratio(least)) => (self.ratio().is_some_and(|ratio| ratio >= least), format!("{least:.2}")),
             Some(Target::AtMost(most)) => {
                 (self.ours.samples.median() <= most, format!("≤ {most} {}", self.unit.name()))
+            }
+            Some(Target::Never(most)) => {
+                let worst = percentile(&self.ours.samples.0, 1.);
+                (worst <= most, format!("never > {most} {}", self.unit.name()))
             }
         };
         format!("{target}: {}", if reached { "reached" } else { "MISSED" })
@@ -309,6 +315,8 @@ mod tests {
     fn what_is_under_target_is_marked() {
         assert!(row(&[69.], &[100.], Target::Ratio(0.7)).verdict().ends_with("MISSED"));
         assert!(row(&[5.1], &[1.], Target::AtMost(5.)).verdict().ends_with("MISSED"));
+        assert!(row(&[1., 1., 6.], &[1.], Target::AtMost(5.)).verdict().ends_with("reached"));
+        assert!(row(&[1., 1., 6.], &[1.], Target::Never(5.)).verdict().ends_with("MISSED"));
     }
 
     #[test]
