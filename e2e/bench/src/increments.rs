@@ -33,6 +33,10 @@ async fn row(stage: &Stage, name: &str, title: &str, series: Increments) -> Resu
     let beside = "loop that adds up in memory and writes nothing".to_owned();
     let mut row = sides.row(title.to_owned(), beside, Some(Target::Ratio(0.7)));
     row.notes.extend(flushes(&sides.ours, records));
+    row.notes.push(
+        "both sides read with the same settings, which bound what is fetched ahead; bare waits for Kafka too"
+            .to_owned(),
+    );
     Ok(row)
 }
 

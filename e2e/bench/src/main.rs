@@ -65,7 +65,7 @@ struct Options {
     #[arg(long, default_value_t = 200_000)]
     transfers: u64,
     /// Increments that one run adds up.
-    #[arg(long, default_value_t = 8_000_000)]
+    #[arg(long, default_value_t = 12_000_000)]
     increments: u64,
     /// Slots of the one worker.
     #[arg(long, default_value_t = 8)]
