@@ -15,9 +15,9 @@ async fn a_person_writes_reads_and_turns_pages_without_scripts() -> Result<()> {
     let spec = json!({
         "partitions": 1,
         "maxPartitions": 2,
-        "topics": { "newPosts": "pages.newPosts", "publishedPosts": "pages.publishedPosts" },
+        "topics": { "newPosts": "browsed.newPosts", "publishedPosts": "browsed.publishedPosts" },
     });
-    let service = PlainService::prepare_as::<BlogPipeline>("pages", spec).await?;
+    let service = PlainService::prepare_as::<BlogPipeline>("browsed", spec).await?;
     let _workers = service.workers().await?;
     let gateway = service.gateway(&[("SHARDLANE_REDIS_URI", setting("SHARDLANE_TEST_REDIS")?)]).await?;
     let browser = Browser::start(false).await?;
