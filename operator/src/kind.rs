@@ -66,6 +66,11 @@ pub trait ServiceKind:
         None
     }
 
+    /// The Redis that the operator runs for it.
+    fn own_redis(&self) -> Option<&RedisSpec> {
+        self.redis().filter(|redis| redis.external.is_none())
+    }
+
     /// What of the spec its data depends on besides the number of slots, as a text to compare.
     fn fixed(&self) -> serde_yaml::Result<String> {
         let said = |topic: ServiceTopic| format!("{}={}", topic.config.role, topic.config.name);

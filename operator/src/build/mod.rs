@@ -136,7 +136,7 @@ pub fn processes<K: ServiceKind>(plan: &Plan<'_, K>) -> Result<Vec<Object>, Buil
     for shard in &plan.shards {
         objects.push(Object::new(&workers::stateful_set(plan, shard)?)?);
     }
-    if let Some(redis) = plan.service.redis().filter(|redis| redis.external.is_none()) {
+    if let Some(redis) = plan.service.own_redis() {
         objects.push(Object::new(&redis::service(plan))?);
         objects.push(Object::new(&redis::stateful_set(plan, redis))?);
     }

@@ -33,7 +33,7 @@ pub fn policies<K: ServiceKind>(plan: &Plan<'_, K>) -> Vec<NetworkPolicy> {
     let names = &plan.names;
     let mut policies = vec![gateway(plan), init(plan)];
     policies.extend(plan.service.stateless().map(|each| stateless(plan, each.name)));
-    policies.extend(plan.service.redis().filter(|redis| redis.external.is_none()).map(|_| cache(names)));
+    policies.extend(plan.service.own_redis().map(|_| cache(names)));
     policies.extend(plan.shards.iter().map(|shard| worker(plan, shard)));
     policies.extend(plan.shards.iter().filter_map(|shard| database(names, shard)));
     policies

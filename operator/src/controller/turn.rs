@@ -10,7 +10,6 @@ use super::rollout::{self, Step};
 use super::status::{Facts, status};
 use super::validate::{self, Obstacle};
 use super::{Context, ReconcileError, farewell};
-use crate::api::redis::RedisSpec;
 use crate::api::status::ServiceStatus;
 use crate::build::kafka::{self, Kafka};
 use crate::build::names::{Component, Names, TEMPLATE};
@@ -59,13 +58,13 @@ pub async fn turn<K: ServiceKind>(context: &Context, service: &K) -> Result<Serv
         init_job: turn.init_job.as_deref(),
         gateways: spec.gateway.replicas,
         stateless: service.stateless(),
-        redis: own_redis(service).is_some(),
+        redis: service.own_redis().is_some(),
         obstacle: turn.obstacle,
         unfulfilled: turn.identity.as_ref().and_then(|identity| validate::unfulfilled(spec, identity)),
         rolling: turn.waits,
         paused: spec.paused,
         image: Some(default_image(service, &context.images)),
-        redis_image: own_redis(service).map(|_| default_redis_image(service, &context.images)),
+        redis_image: service.own_redis().map(|_| default_redis_image(service, &context.images)),
     };
     Ok(status(&facts, service.status()))
 }
@@ -306,11 +305,6 @@ fn default_image<'a, K: ServiceKind>(service: &'a K, images: &'a Images) -> &'a 
 fn image_of<K: ServiceKind>(service: &K, images: &Images) -> String {
     let named = service.service().worker.image.clone();
     named.unwrap_or_else(|| default_image(service, images).to_owned())
-}
-
-/// The Redis that the operator runs for the service.
-fn own_redis<K: ServiceKind>(service: &K) -> Option<&RedisSpec> {
-    service.redis().filter(|redis| redis.external.is_none())
 }
 
 /// The image of a Redis that the spec does not name: as with workers, an upgrade of the operator restarts none.

@@ -17,8 +17,6 @@ pub struct Landing<T> {
     flights: Arc<Flights<T>>,
     key: String,
     told: watch::Sender<Option<T>>,
-    /// How it is known among the others.
-    known: watch::Receiver<Option<T>>,
 }
 
 impl<T> Default for Flights<T> {
@@ -50,8 +48,7 @@ impl<T: Clone + Send + Sync + 'static> Flights<T> {
         let (sender, receiver) = watch::channel(None);
         under_way.insert(key.to_owned(), receiver.clone());
         drop(under_way);
-        let known = receiver.clone();
-        tokio::spawn(fly(Landing { flights: Arc::clone(self), key: key.to_owned(), told: sender, known }));
+        tokio::spawn(fly(Landing { flights: Arc::clone(self), key: key.to_owned(), told: sender }));
         (false, receiver)
     }
 }
@@ -78,7 +75,7 @@ impl<T> Drop for Landing<T> {
     fn drop(&mut self) {
         let mut under_way = self.flights.lock();
         // Once it is forgotten, another may fly under its key.
-        if under_way.get(&self.key).is_some_and(|known| known.same_channel(&self.known)) {
+        if under_way.get(&self.key).is_some_and(|known| known.same_channel(&self.told.subscribe())) {
             under_way.remove(&self.key);
         }
     }

@@ -1,7 +1,6 @@
 //! A flush of increments, brought into the form in which it is written: no I/O.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use shardlane_runtime::service::Accepted;
@@ -83,26 +82,25 @@ pub type Counted = HashMap<(Uuid, String), i64>;
 
 /// What becomes of a plan's uses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Decision {
+pub struct Decision<'a> {
     /// Counters that rise by those that count.
     pub raises: HashMap<Uuid, Raise>,
-    /// Uses that count now.
-    pub first: Counted,
+    /// Of each id the use that counts now, the last one if several do.
+    pub first: HashMap<(Uuid, &'a str), &'a Use>,
 }
 
 /// Decides which of a plan's uses count: the first of its id, and one that comes more than `window` milliseconds after it. Times are
 /// the records', so that a replay decides the same.
-pub fn decide(plan: &CounterPlan, counted: &Counted, window: i64) -> Decision {
+pub fn decide<'a>(plan: &'a CounterPlan, counted: &Counted, window: i64) -> Decision<'a> {
     let mut decision = Decision::default();
-    for Use { slot, key, id, at, value } in &plan.uses {
-        let known = (*key, id.clone());
-        let before = counted.get(&known);
-        match decision.first.entry(known) {
-            Entry::Occupied(first) if at.saturating_sub(*first.get()) <= window => continue,
-            Entry::Occupied(mut first) => drop(first.insert(*at)),
-            Entry::Vacant(_) if before.is_some_and(|first| at.saturating_sub(*first) <= window) => continue,
-            Entry::Vacant(new) => drop(new.insert(*at)),
+    for each in &plan.uses {
+        let Use { slot, key, id, at, value } = each;
+        let now = decision.first.get(&(*key, &**id)).map(|first| first.at);
+        let before = now.or_else(|| counted.get(&(*key, id.clone())).copied());
+        if before.is_some_and(|first| at.saturating_sub(first) <= window) {
+            continue;
         }
+        decision.first.insert((*key, id), each);
         raise(&mut decision.raises, *key, *slot, (*value).into());
     }
     decision
@@ -149,8 +147,12 @@ mod tests {
         values
     }
 
+    fn counted(first: &HashMap<(Uuid, &str), &Use>) -> Counted {
+        first.iter().map(|((key, id), each)| ((*key, (*id).to_owned()), each.at)).collect()
+    }
+
     fn flushed(log: &[Accepted<Increment>], cuts: &[(usize, bool)]) -> HashMap<Uuid, i128> {
-        let (mut values, mut counted) = (HashMap::new(), Counted::new());
+        let (mut values, mut known) = (HashMap::new(), Counted::new());
         let mut waiting = CounterPlan::default();
         let mut rest = log;
         for (length, flush) in cuts.iter().copied().chain([(log.len(), true)]) {
@@ -159,8 +161,8 @@ mod tests {
             waiting.add(Arc::new(fold(batch.to_vec())));
             if flush {
                 let plan = std::mem::take(&mut waiting);
-                let Decision { raises: used, first } = decide(&plan, &counted, WINDOW);
-                counted.extend(first);
+                let Decision { raises: used, first } = decide(&plan, &known, WINDOW);
+                known.extend(counted(&first));
                 for (key, raise) in raises(&plan, used) {
                     *values.entry(key).or_insert(0) += raise.by;
                 }
@@ -189,6 +191,7 @@ mod tests {
         ]);
         let Decision { raises, first } = decide(&plan, &Counted::new(), WINDOW);
         assert_eq!(raises[&Uuid::from_u128(1)].by, 12);
+        let first = counted(&first);
         assert_eq!(first, Counted::from([((Uuid::from_u128(1), "1".to_owned()), WINDOW + 1)]));
         let Decision { raises, .. } = decide(&plan, &first, WINDOW);
         assert!(raises.is_empty(), "all of it again, and nothing counts");

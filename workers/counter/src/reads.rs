@@ -69,8 +69,8 @@ pub fn routes(shard: PgPool, behind: Arc<Behind>) -> Router {
     Router::new().route(COUNTERS, get(values)).route(LARGEST, get(largest)).with_state(counters)
 }
 
-/// In whole milliseconds, rounded up.
-fn ms(duration: Duration) -> u64 {
+/// In whole milliseconds, rounded up: what is told is never older than it says.
+pub fn ms(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros().div_ceil(1_000)).unwrap_or(u64::MAX)
 }
 

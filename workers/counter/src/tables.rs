@@ -4,7 +4,7 @@ use shardlane_runtime::column::Column;
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
-use crate::fold::{Counted, CounterPlan, Decision, Raise, decide, raises};
+use crate::fold::{Counted, CounterPlan, Decision, Raise, Use, decide, raises};
 
 /// Statements that make the tables, or leave them as they are.
 pub const DDL: &str = include_str!("schema.sql");
@@ -15,7 +15,7 @@ pub const TABLES: [&str; 2] = ["counter", "used"];
 pub async fn apply(tx: &mut PgConnection, batch: i64, plan: &CounterPlan, window: i64) -> sqlx::Result<()> {
     let counted = counted(tx, plan).await?;
     let Decision { raises: used, first } = decide(plan, &counted, window);
-    note_uses(tx, batch, plan, &first).await?;
+    note_uses(tx, batch, first.into_values().collect()).await?;
     raise(tx, batch, &raises(plan, used)).await
 }
 
@@ -37,18 +37,11 @@ async fn counted(tx: &mut PgConnection, plan: &CounterPlan) -> sqlx::Result<Coun
 }
 
 /// Notes which uses have counted now.
-async fn note_uses(tx: &mut PgConnection, batch: i64, plan: &CounterPlan, first: &Counted) -> sqlx::Result<()> {
-    if first.is_empty() {
+async fn note_uses(tx: &mut PgConnection, batch: i64, mut uses: Vec<&Use>) -> sqlx::Result<()> {
+    if uses.is_empty() {
         return Ok(());
     }
-    let mut rows: Vec<_> = plan
-        .uses
-        .iter()
-        .filter(|each| first.get(&(each.key, each.id.clone())) == Some(&each.at))
-        .map(|each| (each.key, &*each.id, each.slot.cast_signed(), each.at))
-        .collect();
-    rows.sort_unstable();
-    rows.dedup();
+    uses.sort_unstable_by_key(|each| (each.key, &*each.id));
     sqlx::query(
         "INSERT INTO used (slot, batch, key, id, first_at)
          SELECT slot, $1, key, id, first_at
@@ -56,10 +49,10 @@ async fn note_uses(tx: &mut PgConnection, batch: i64, plan: &CounterPlan, first:
          ON CONFLICT (key, id) DO UPDATE SET batch = EXCLUDED.batch, first_at = EXCLUDED.first_at",
     )
     .bind(batch)
-    .bind(rows.iter().map(|row| row.2).collect::<Vec<_>>())
-    .bind(rows.iter().map(|row| row.0).collect::<Vec<_>>())
-    .bind(rows.iter().map(|row| row.1).collect::<Vec<_>>())
-    .bind(rows.iter().map(|row| row.3).collect::<Vec<_>>())
+    .bind(uses.iter().map(|each| each.slot.cast_signed()).collect::<Vec<_>>())
+    .bind(uses.iter().map(|each| each.key).collect::<Vec<_>>())
+    .bind(uses.iter().map(|each| &*each.id).collect::<Vec<_>>())
+    .bind(uses.iter().map(|each| each.at).collect::<Vec<_>>())
     .execute(tx)
     .await?;
     Ok(())

@@ -5,10 +5,11 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    Encoder, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
 };
 
-use crate::behind::{Behind, Gauged};
+use crate::behind::Behind;
 
 /// A worker's metrics, all named `shardlane_...`.
 #[derive(Debug)]
@@ -27,6 +28,7 @@ pub struct Metrics {
     lag: IntGaugeVec,
     ready: IntGauge,
     behind: Arc<Behind>,
+    staleness: Gauge,
     ends: Mutex<BTreeMap<u32, Progress>>,
     /// Batches that are committed and not yet published, and since when.
     committed: Mutex<VecDeque<(i64, Instant)>>,
@@ -57,10 +59,9 @@ impl Metrics {
     /// Metrics with a registry of their own.
     pub fn new() -> prometheus::Result<Self> {
         let registry = Registry::new();
-        let behind = Arc::new(Behind::new()?);
-        registry.register(Box::new(Gauged(Arc::clone(&behind))))?;
         Ok(Self {
-            behind,
+            behind: Arc::default(),
+            staleness: staleness(&registry)?,
             records: counter(&registry, "records_total", "Records applied, dead letters included.")?,
             dead_letters: counters(&registry, "dead_letters_total", "Records that could not be taken.", "reason")?,
             relayed: counter(&registry, "relayed_total", "Records published by the relay.")?,
@@ -114,6 +115,7 @@ impl Metrics {
 
     /// All metrics as Prometheus reads them.
     pub fn render(&self) -> String {
+        self.staleness.set(self.behind.age().as_secs_f64());
         let mut text = Vec::new();
         match TextEncoder::new().encode(&self.registry.gather(), &mut text) {
             Ok(()) => String::from_utf8_lossy(&text).into_owned(),
@@ -203,13 +205,22 @@ fn options(name: &str, help: &str) -> Opts {
     Opts::new(format!("shardlane_{name}"), help)
 }
 
-fn counter(registry: &Registry, name: &str, help: &str) -> prometheus::Result<IntCounter> {
+fn staleness(registry: &Registry) -> prometheus::Result<Gauge> {
+    let help = "Seconds since when records have waited to get into the shard; 0 if none does.";
+    let metric = Gauge::with_opts(options("staleness_seconds", help))?;
+    registry.register(Box::new(metric.clone()))?;
+    Ok(metric)
+}
+
+/// A counter `shardlane_<name>` that a registry tells.
+pub fn counter(registry: &Registry, name: &str, help: &str) -> prometheus::Result<IntCounter> {
     let metric = IntCounter::with_opts(options(name, help))?;
     registry.register(Box::new(metric.clone()))?;
     Ok(metric)
 }
 
-fn counters(registry: &Registry, name: &str, help: &str, label: &str) -> prometheus::Result<IntCounterVec> {
+/// Counters `shardlane_<name>` that a registry tells, one for each value of a label.
+pub fn counters(registry: &Registry, name: &str, help: &str, label: &str) -> prometheus::Result<IntCounterVec> {
     let metric = IntCounterVec::new(options(name, help), &[label])?;
     registry.register(Box::new(metric.clone()))?;
     Ok(metric)

@@ -3,7 +3,7 @@
 use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::Router;
 use tokio::net::TcpListener;
@@ -76,6 +76,12 @@ pub async fn serve(port: u16, routes: Router, mut shutdown: Shutdown) -> std::io
     // Who asks is known to those that limit clients.
     let routes = routes.into_make_service_with_connect_info::<SocketAddr>();
     axum::serve(listener, routes).with_graceful_shutdown(async move { shutdown.wait().await }).await
+}
+
+/// The time now, in milliseconds since 1970, as records have it.
+pub fn now_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// Ends a process with a message that a person can act on.

@@ -13,12 +13,11 @@ use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 use shardlane_runtime::cli::GatewayOptions;
 use shardlane_runtime::gateway::{
-    Door, Gateway, GatewayError, Problem, RESPOND_ASYNC, Replies, encoded, json_body, responds_async, serve,
+    Door, Gateway, GatewayError, Problem, RESPOND_ASYNC, Replies, encoded, json_body, request_id, responds_async, serve,
 };
 use shardlane_runtime::health::Health;
 use shardlane_runtime::metrics::Metrics;
 use shardlane_runtime::process::Shutdown;
-use shardlane_runtime::record::check_request_id;
 use utoipa::{OpenApi, ToSchema};
 
 use crate::reads::{ACCOUNT, Account, OUTCOME, Outcome};
@@ -101,9 +100,8 @@ async fn sign_up(
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Problem> {
-    let NewSignup { request_id, username } = json_body(body)?;
-    let request_id = request_id.unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
-    check_request_id(&request_id).map_err(Problem::bad_request)?;
+    let NewSignup { request_id: given, username } = json_body(body)?;
+    let request_id = request_id(given)?;
     let username = signups.canonical(&username)?;
     let request = SignupRequest { request_id: (&*request_id).into(), username: (&*username).into() };
     let value = serde_json::to_vec(&request).map_err(|error| Problem::internal(&error))?;

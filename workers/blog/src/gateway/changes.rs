@@ -1,7 +1,7 @@
 //! Publishing, editing and deleting posts.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use axum::Json;
 use axum::body::Bytes;
@@ -10,7 +10,8 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
-use shardlane_runtime::gateway::{Problem, decided, encoded, idempotency_key, json_body, responds_async};
+use shardlane_runtime::gateway::{Problem, decided, encoded, idempotency_key, json_body, request_id, responds_async};
+use shardlane_runtime::process::now_ms;
 use utoipa::ToSchema;
 
 use crate::gateway::negotiation::{etag, expected, is_form, wants_page};
@@ -101,7 +102,7 @@ pub(super) async fn publish(
     let (slug, request_id) = match idempotency_key(&headers)? {
         // A retry finds the slug again, without anybody having to remember it.
         Some(key) => (slugs::of_key(&text.title, key), key.to_owned()),
-        None => (slugs::fresh(&text.title, now_ms()), uuid::Uuid::new_v4().to_string()),
+        None => (slugs::fresh(&text.title, now_ms()), request_id(None)?),
     };
     blog.ask(&slug, &request_id, &What::Publish(text)).await?;
     let location = format!("/post/{slug}");
@@ -190,10 +191,6 @@ fn text_of(headers: &HeaderMap, body: Result<Bytes, BytesRejection>) -> Result<(
     Ok((text, form))
 }
 
-fn now_ms() -> u128 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis())
-}
-
 impl Blog {
     /// Takes an instruction for a post.
     async fn ask(&self, slug: &str, request_id: &str, what: &What) -> Result<(), Problem> {
@@ -216,7 +213,7 @@ impl Blog {
 
     async fn change(&self, headers: &HeaderMap, slug: String, what: &What) -> Result<Response, Problem> {
         check_slug(&slug).map_err(|_| not_found())?;
-        let request_id = idempotency_key(headers)?.map_or_else(|| uuid::Uuid::new_v4().to_string(), str::to_owned);
+        let request_id = request_id(idempotency_key(headers)?.map(str::to_owned))?;
         self.ask(&slug, &request_id, what).await?;
         let outcome = match responds_async(headers) {
             true => None,

@@ -7,7 +7,8 @@ use axum::extract::{Request, State};
 use axum::http::{Method, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
-use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
+use prometheus::{IntCounter, IntCounterVec, Registry};
+use shardlane_runtime::metrics::{counter, counters};
 
 /// What came in.
 pub struct Tally {
@@ -18,12 +19,11 @@ pub struct Tally {
 impl Tally {
     /// Counts, shown in this registry.
     pub fn new(registry: &Registry) -> prometheus::Result<Self> {
-        let received = IntCounter::new("shardlane_increments_received_total", "Increments that Kafka has confirmed.")?;
-        let help = "Requests for increments that were refused.";
-        let rejected = IntCounterVec::new(Opts::new("shardlane_increments_rejected_total", help), &["reason"])?;
-        registry.register(Box::new(received.clone()))?;
-        registry.register(Box::new(rejected.clone()))?;
-        Ok(Self { received, rejected })
+        let refused = "Requests for increments that were refused.";
+        Ok(Self {
+            received: counter(registry, "increments_received_total", "Increments that Kafka has confirmed.")?,
+            rejected: counters(registry, "increments_rejected_total", refused, "reason")?,
+        })
     }
 
     /// Kafka has so many more.

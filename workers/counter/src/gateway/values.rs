@@ -14,7 +14,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::gateway;
-use crate::reads::{COUNTERS, LARGEST, MAX_COUNTERS, Values};
+use crate::reads::{COUNTERS, LARGEST, MAX_COUNTERS, Values, ms};
 use crate::wire::canonical;
 
 /// A counter.
@@ -66,7 +66,7 @@ pub(super) async fn counter(
     let began = Instant::now();
     let Values { values, staleness_ms } = counters.values(&[key]).await?;
     let value = values.get(&key).copied().unwrap_or(0);
-    Ok(Json(Counter { key, value, staleness_ms: staleness_ms + since(began) }))
+    Ok(Json(Counter { key, value, staleness_ms: staleness_ms + ms(began.elapsed()) }))
 }
 
 /// What several counters are: those with these keys, or the largest.
@@ -89,16 +89,11 @@ pub(super) async fn counters(
         (None, Some(top)) => counters.largest(top).await?,
         _ => return Err(Problem::bad_request("say either ?keys=UUID,UUID,... or ?top=NUMBER")),
     };
-    Ok(Json(Counters { counters, staleness_ms: staleness_ms + since(began) }))
+    Ok(Json(Counters { counters, staleness_ms: staleness_ms + ms(began.elapsed()) }))
 }
 
 fn parsed(key: &str) -> Result<Uuid, Problem> {
     Uuid::try_parse(key).map_err(|error| Problem::bad_request(format!("a counter's key is a UUID: {error}")))
-}
-
-/// In milliseconds, rounded up: so much older than the worker said is what it said.
-fn since(began: Instant) -> u64 {
-    u64::try_from(began.elapsed().as_micros().div_ceil(1_000)).unwrap_or(u64::MAX)
 }
 
 fn too_many(asked: usize) -> Result<(), Problem> {

@@ -32,7 +32,7 @@ use crate::intake::Keyspace;
 use crate::kafka;
 use crate::process::{self, Ports, Shutdown};
 use crate::producer::{Outgoing, Producer};
-use crate::record::check_id;
+use crate::record::{check_id, check_request_id};
 
 /// How long a record may take to be acknowledged before the user hears 503.
 const KAFKA_PATIENCE: Duration = Duration::from_secs(10);
@@ -113,6 +113,13 @@ pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
         .map_err(|_| Problem::bad_request(format!("{IDEMPOTENCY_KEY} must be UTF-8")))?;
     check_id(IDEMPOTENCY_KEY, id).map_err(Problem::bad_request)?;
     Ok(Some(id))
+}
+
+/// The id that a client has given its request, or a new one.
+pub fn request_id(given: Option<String>) -> Result<String, Problem> {
+    let id = given.unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
+    check_request_id(&id).map_err(Problem::bad_request)?;
+    Ok(id)
 }
 
 /// The preference of a client that does not wait for the outcome (RFC 7240).

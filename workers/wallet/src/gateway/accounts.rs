@@ -9,10 +9,10 @@ use axum::extract::{Path, Query, State as Shared};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
-use shardlane_runtime::gateway::{Problem, encoded, json_body};
+use shardlane_runtime::gateway::{Problem, encoded, json_body, request_id};
 use utoipa::ToSchema;
 
-use crate::gateway::{Wallet, accepted, checked_account, refused, request_id};
+use crate::gateway::{Wallet, accepted, checked_account, refused};
 use crate::money::{self, Currency, Minor};
 use crate::reads::{ACCOUNT, AccountState, DoneState, ENTRIES, EntryState, MAX_ENTRIES, What};
 use crate::reason::Reason;

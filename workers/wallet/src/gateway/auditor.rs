@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use axum::Json;
 use axum::extract::State as Shared;
@@ -10,6 +10,7 @@ use futures::future::join_all;
 use prometheus::{Gauge, GaugeVec, Opts, Registry};
 use serde::Serialize;
 use shardlane_runtime::gateway::Problem as Refusal;
+use shardlane_runtime::process::now_ms;
 use utoipa::ToSchema;
 
 use crate::audit::{self, Money, Problem, Report, SlotBooks, call, imbalances, report};
@@ -101,10 +102,8 @@ pub(super) async fn audit(Shared(wallet): Shared<Arc<Wallet>>) -> Result<Json<Au
 
 /// Seconds since a cut.
 fn age(cut_at: i64) -> f64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis());
-    let then = u128::try_from(cut_at).unwrap_or(0);
     #[allow(clippy::cast_precision_loss)]
-    let milliseconds = now.saturating_sub(then) as f64;
+    let milliseconds = now_ms().saturating_sub(cut_at.max(0)).max(0) as f64;
     milliseconds / 1000.0
 }
 

@@ -17,7 +17,6 @@ use shardlane_runtime::gateway::{Door, Gateway, GatewayError, Problem, decided, 
 use shardlane_runtime::health::Health;
 use shardlane_runtime::metrics::Metrics;
 use shardlane_runtime::process::Shutdown;
-use shardlane_runtime::record::check_request_id;
 use utoipa::OpenApi;
 
 use crate::gateway::auditor::{Auditor, Findings};
@@ -137,13 +136,6 @@ impl Wallet {
             }
         }
     }
-}
-
-/// The id that a user gave, or a new one.
-fn request_id(given: Option<String>) -> Result<String, Problem> {
-    let id = given.unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
-    check_request_id(&id).map_err(Problem::bad_request)?;
-    Ok(id)
 }
 
 fn checked_account(account: &str) -> Result<(), Problem> {
