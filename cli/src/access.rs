@@ -5,6 +5,7 @@ use kube::api::{DynamicObject, ListParams};
 use kube::config::{KubeConfigOptions, KubeconfigError};
 use kube::core::ApiResource;
 use kube::{Api, Client, Config, ResourceExt};
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use shardlane_operator::api;
 
@@ -52,6 +53,14 @@ pub enum Failure {
         /// The service, as it was given.
         name: String,
         /// In its own words.
+        problem: String,
+    },
+    /// The shards could not be looked at.
+    #[error("cannot look into the shards of {name}: {problem}")]
+    Verify {
+        /// The service.
+        name: String,
+        /// Why, and what to do.
         problem: String,
     },
     /// A request could not be made.
@@ -138,6 +147,21 @@ impl Access {
             }
             (None, _) => Err(Failure::NoService { name: wanted.to_owned(), namespace: self.namespace.clone() }),
         }
+    }
+
+    /// A service as it is by now.
+    pub async fn again(&self, service: &Service) -> Result<Service, Failure> {
+        let (namespace, name) = (service.namespace(), service.object.name_any());
+        let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), &namespace, &service.resource);
+        let object = api.get_opt(&name).await?.ok_or(Failure::NoService { name, namespace })?;
+        Ok(Service { resource: service.resource.clone(), object })
+    }
+
+    /// What a pod of a service says of itself; `None` if it does not answer.
+    pub async fn says<T: DeserializeOwned>(&self, namespace: &str, pod: &str) -> Option<T> {
+        let path = format!("/api/v1/namespaces/{namespace}/pods/{pod}:9090/proxy/status");
+        let (code, text) = self.ask(&path, None).await.ok()?;
+        serde_json::from_str(&text).ok().filter(|_| code == 200)
     }
 
     /// Asks a pod or a Service through the API server, so that nothing need be forwarded. Gives its answer with its status.

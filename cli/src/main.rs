@@ -4,10 +4,12 @@ mod access;
 mod audit;
 mod gateway;
 mod report;
+mod reshard;
 mod signup;
 mod status;
 mod table;
 mod transfer;
+mod verify;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -61,6 +63,28 @@ enum Command {
     Pause { name: String },
     /// Has the operator look after it again.
     Resume { name: String },
+    /// How far a change of spec.partitions has come: slots, steps, rows, pauses.
+    Reshard {
+        /// The service, as NAME or KIND/NAME.
+        name: String,
+        /// Follows it until the service is settled.
+        #[arg(short, long)]
+        watch: bool,
+        /// For scripts; with --watch a line for each change.
+        #[arg(short, long)]
+        output: Option<Output>,
+    },
+    /// Looks into all shards: whether each slot has one owner, and every row lies where its slot is.
+    Verify {
+        /// The service, as NAME or KIND/NAME.
+        name: String,
+        /// How long it may take, in seconds.
+        #[arg(long, default_value_t = 600, value_parser = clap::value_parser!(u32).range(1..))]
+        timeout: u32,
+        /// For scripts.
+        #[arg(short, long)]
+        output: Option<Output>,
+    },
     /// Signs usernames up, one after another.
     Signup {
         /// The SignupShard.
@@ -115,6 +139,9 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         }
         Command::Pause { name } => status::pause(&access, &name, true).await,
         Command::Resume { name } => status::pause(&access, &name, false).await,
+        Command::Reshard { name, watch: true, output } => reshard::watch(&access, &name, output.is_some()).await,
+        Command::Reshard { name, watch: false, output } => reshard::show(&access, &name, output.is_some()).await,
+        Command::Verify { name, timeout, output } => verify::verify(&access, &name, timeout, output.is_some()).await,
         Command::Signup { name, usernames } => signup::sign_up(&access, &name, &usernames).await,
         Command::Audit { name, output } => audit::show(&access, &name, output.is_some()).await,
         Command::Transfer { name, wanted } => transfer::make(&access, &name, &wanted).await,

@@ -55,7 +55,7 @@ async fn gather(access: &Access, service: &Service) -> Result<Value, Failure> {
     for pod in pods.list(&labelled).await?.items {
         let pod_name = pod.name_any();
         let path = format!("/api/v1/namespaces/{namespace}/pods/{pod_name}:9090/proxy/status");
-        if [Component::Worker, Component::Stateless].iter().any(|part| part.is_of(pod.labels())) {
+        if [Component::Worker, Component::Stateless, Component::Mover].iter().any(|part| part.is_of(pod.labels())) {
             let (code, text) = access.ask(&path, None).await?;
             statuses[&pod_name] = serde_json::from_str(&text).unwrap_or_else(|_| json!(format!("{code}: {text}")));
         }

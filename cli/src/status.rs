@@ -54,10 +54,8 @@ async fn told(access: &Access, service: &Service) -> Told {
     let status: ServiceStatus = serde_json::from_value(status).unwrap_or_default();
     let namespace = service.namespace();
     let lags = status.partitions.iter().map(async |partition| {
-        let path = format!("/api/v1/namespaces/{namespace}/pods/{}:9090/proxy/status", partition.worker);
         // A worker that does not answer has its say in the conditions.
-        let (code, text) = access.ask(&path, None).await.ok()?;
-        let worker: WorkerStatus = serde_json::from_str(&text).ok().filter(|_| code == 200)?;
+        let worker: WorkerStatus = access.says(&namespace, &partition.worker).await?;
         Some((partition.partition, worker.slots.iter().filter_map(|slot| slot.lag).sum()))
     });
     let lag = join_all(lags).await.into_iter().flatten().collect();

@@ -31,6 +31,25 @@ pub fn paint(text: &str, mood: Mood, colours: bool) -> String {
     if colours { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
 }
 
+/// A number for a person: `1,234,567`.
+pub fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// `3 partitions`.
+pub fn partitions(count: impl Into<u64>) -> String {
+    let count = count.into();
+    if count == 1 { "1 partition".to_owned() } else { format!("{count} partitions") }
+}
+
 /// Rows in columns, each as wide as its widest cell; no spaces at the ends of lines.
 pub fn columns(rows: &[Vec<(String, Mood)>], indent: &str, colours: bool) -> String {
     let count = rows.iter().map(Vec::len).max().unwrap_or(0);
@@ -54,6 +73,13 @@ pub fn columns(rows: &[Vec<(String, Mood)>], indent: &str, colours: bool) -> Str
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn long_numbers_are_grouped() {
+        for (number, text) in [(0, "0"), (999, "999"), (1_000, "1,000"), (1_234_567, "1,234,567")] {
+            assert_eq!(grouped(number), text);
+        }
+    }
 
     #[test]
     fn columns_are_as_wide_as_their_cells_and_colours_change_no_width() {

@@ -15,6 +15,7 @@ pub mod faults;
 pub mod forward;
 pub mod increments;
 pub mod load;
+pub mod movers;
 pub mod plain;
 pub mod posts;
 pub mod signups;

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -18,7 +19,7 @@ pub struct PlainService {
     /// The program of its workers and gateways.
     program: &'static str,
     folder: PathBuf,
-    partitions: u32,
+    shards: AtomicU32,
     worker_ports: u16,
 }
 
@@ -105,22 +106,37 @@ impl PlainService {
         // Ports that differ in their last digit stand for the pods' names.
         let worker_ports = free_ports()?;
         config.worker_url = format!("http://127.0.0.1:{}{{partition}}", worker_ports / 10);
-        let service = Self { config, program, folder, partitions, worker_ports };
-        service.write_files(database).await?;
+        let service = Self { config, program, folder, shards: 0.into(), worker_ports };
+        service.make_shards(partitions, database).await?;
+        service.write_config()?;
         service.init().await?;
         Ok(service)
     }
 
-    async fn write_files(&self, database: Option<&str>) -> Result<()> {
+    /// Makes the shards that are missing to this number.
+    async fn make_shards(&self, shards: u32, database: Option<&str>) -> Result<()> {
         // Files are copied several times as fast as their pages pass through the log, and are on the disk afterwards.
         let copied = database.map(|name| format!(" TEMPLATE \"{name}\" STRATEGY file_copy")).unwrap_or_default();
-        for partition in 0..self.partitions {
+        for partition in self.shard_count()..shards {
             administer(format!("CREATE DATABASE \"{}\"{copied}", self.database(partition))).await?;
             let shard = self.folder.join("shards").join(partition.to_string());
             std::fs::create_dir_all(&shard)?;
             std::fs::write(shard.join("uri"), self.uri(partition)?)?;
         }
-        self.write_config()
+        self.shards.store(shards, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// How many shards it has.
+    pub fn shard_count(&self) -> u32 {
+        self.shards.load(Ordering::Relaxed)
+    }
+
+    /// Gives it more shards, which have no slots yet.
+    pub async fn grow(&self, shards: u32) -> Result<()> {
+        self.note_placed()?;
+        self.make_shards(shards, None).await?;
+        self.init().await
     }
 
     /// Writes the configuration that processes read at their start.
@@ -135,13 +151,14 @@ impl PlainService {
 
     /// Throws its databases away; whatever is connected to them loses its connection.
     pub async fn drop_shards(&self) -> Result<()> {
-        for partition in 0..self.partitions {
+        for partition in 0..self.shard_count() {
             administer(format!("DROP DATABASE \"{}\" WITH (FORCE)", self.database(partition))).await?;
         }
         Ok(())
     }
 
-    fn database(&self, partition: u32) -> String {
+    /// Name of a shard's database.
+    pub(crate) fn database(&self, partition: u32) -> String {
         format!("{}-{partition}", self.config.name)
     }
 
@@ -152,18 +169,24 @@ impl PlainService {
 
     /// Runs `mover init`, as its Job would.
     pub async fn init(&self) -> Result<()> {
-        let schema = self.folder.join("schema.json");
-        run(self.program, &["schema", "--format=json", &format!("--output={}", schema.display())]).await?;
-        let argument = |name: &str, value: &str| format!("--{name}={value}");
-        let arguments = [
-            "init".to_owned(),
-            argument("config", &self.config_file().display().to_string()),
-            argument("schema", &schema.display().to_string()),
-            argument("plan-id", "first"),
-            argument("partitions", &self.partitions.to_string()),
-            argument("shards", &self.folder.join("shards").display().to_string()),
-        ];
+        run(self.program, &["schema", "--format=json", &format!("--output={}", self.schema_file().display())]).await?;
+        let mut arguments = self.place("init");
+        arguments.extend(["--plan-id=first".to_owned(), format!("--partitions={}", self.shard_count())]);
         run("mover", &arguments.iter().map(String::as_str).collect::<Vec<_>>()).await.map(drop)
+    }
+
+    fn schema_file(&self) -> PathBuf {
+        self.folder.join("schema.json")
+    }
+
+    /// What the mover is told first: what to do, and where the service is.
+    pub(crate) fn place(&self, command: &str) -> Vec<String> {
+        vec![
+            command.to_owned(),
+            format!("--config={}", self.config_file().display()),
+            format!("--schema={}", self.schema_file().display()),
+            format!("--shards={}", self.folder.join("shards").display()),
+        ]
     }
 
     /// Notes, as the operator does, that every slot was placed.
@@ -190,7 +213,7 @@ impl PlainService {
     /// Starts all workers and waits for them.
     pub async fn workers(&self) -> Result<Vec<Process>> {
         let mut workers = Vec::new();
-        for partition in 0..self.partitions {
+        for partition in 0..self.shard_count() {
             workers.push(self.worker(partition).await?);
         }
         for worker in &workers {
@@ -298,7 +321,7 @@ impl PlainService {
 
     /// Connections to all shards, by partition.
     pub async fn shards(&self) -> Result<Vec<PgConnection>> {
-        futures::future::try_join_all((0..self.partitions).map(|partition| self.shard(partition))).await
+        futures::future::try_join_all((0..self.shard_count()).map(|partition| self.shard(partition))).await
     }
 
     /// Name of the topic with this role.
@@ -353,14 +376,31 @@ impl Process {
 
     /// Waits until a signal has stopped it.
     pub async fn stopped(&self, patience: Duration) -> Result<()> {
-        let file = format!("/proc/{}/stat", self.pid()?);
-        until(patience, async || {
-            let stat = std::fs::read_to_string(&file)?;
-            // The state follows the name, which is in parentheses.
-            let state = stat.rsplit(") ").next().unwrap_or_default();
-            if state.starts_with('T') { Ok(()) } else { bail!("it is not stopped: {state:.1}") }
-        })
-        .await
+        until(patience, async || if self.is_stopped()? { Ok(()) } else { bail!("it is not stopped") }).await
+    }
+
+    /// Whether a signal has stopped it.
+    fn is_stopped(&self) -> Result<bool> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid()?))?;
+        // The state follows the name, which is in parentheses.
+        Ok(stat.rsplit(") ").next().unwrap_or_default().starts_with('T'))
+    }
+
+    /// Waits until a signal has stopped it, `None`, or it has ended; then its exit code, -1 if a signal ended it.
+    pub async fn stopped_or_ended(&mut self, patience: Duration) -> Result<Option<i32>> {
+        let end = std::time::Instant::now() + patience;
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(Some(status.code().unwrap_or(-1)));
+            }
+            if self.is_stopped()? {
+                return Ok(None);
+            }
+            if std::time::Instant::now() > end {
+                bail!("it neither stops nor ends; its log: {}", self.log()?);
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 
     /// Its number, while it runs.
@@ -388,7 +428,7 @@ impl Process {
 }
 
 /// A program of the release build.
-fn program(name: &str) -> Result<PathBuf> {
+pub(crate) fn program(name: &str) -> Result<PathBuf> {
     Ok(PathBuf::from(setting("SHARDLANE_TEST_PROGRAMS")?).join(name))
 }
 

@@ -51,13 +51,8 @@ fn service_config<K: ServiceKind>(service: &K, name: &str, partitions: u32) -> R
         kind: K::kind(&()).into_owned(),
         owner: service.controller_owner_ref(&()).context("owner")?,
     };
-    let identity = Identity {
-        service_id: uuid::Uuid::new_v4().to_string(),
-        partitions,
-        max_partitions: service.service().max_partitions,
-        fixed: String::new(),
-        placed: false,
-    };
+    let id = uuid::Uuid::new_v4().to_string();
+    let identity = Identity::first(id, partitions, service.service().max_partitions, String::new());
     let images = Images::default();
     let plan = Plan {
         service,

@@ -8,6 +8,7 @@ use axum::routing::get;
 use prometheus::{Encoder, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
 use tokio::net::TcpListener;
 
+use crate::api::status::{ReshardPhase, ServiceStatus};
 use crate::watched::ServiceKey;
 
 /// What says which service it is.
@@ -24,6 +25,7 @@ pub struct Telemetry {
     turns: IntCounterVec,
     partitions: IntGaugeVec,
     ready: IntGaugeVec,
+    resharding: IntGaugeVec,
 }
 
 impl Telemetry {
@@ -38,9 +40,11 @@ impl Telemetry {
             registry.register(Box::new(gauges.clone()))?;
             Ok::<_, prometheus::Error>(gauges)
         };
-        let partitions = gauges("partitions", "Partitions that a service should have.")?;
+        let partitions = gauges("partitions", "Partitions that a service should have; in a move, those with slots.")?;
         let ready = gauges("partitions_ready", "Partitions of a service whose worker is ready.")?;
-        Ok(Self { registry, turns, partitions, ready })
+        let help = "Whether slots of a service have yet to be moved: 1, or 0 if none have, or it is paused.";
+        let resharding = gauges("resharding", help)?;
+        Ok(Self { registry, turns, partitions, ready, resharding })
     }
 
     /// Counts a turn.
@@ -49,9 +53,13 @@ impl Telemetry {
     }
 
     /// How a service fares.
-    pub fn fares(&self, service: &ServiceKey, partitions: u32, ready: u32) {
+    pub fn fares(&self, service: &ServiceKey, wanted: u32, status: &ServiceStatus) {
+        let (partitions, ready) = status.due(wanted);
         self.partitions.with_label_values(&labels(service)).set(partitions.into());
         self.ready.with_label_values(&labels(service)).set(ready.into());
+        let moves = status.reshard.as_ref().map(|reshard| reshard.phase);
+        let moves = moves.is_some_and(|phase| !matches!(phase, ReshardPhase::Cleaning | ReshardPhase::Paused));
+        self.resharding.with_label_values(&labels(service)).set(moves.into());
     }
 
     /// A service is gone.
@@ -59,6 +67,7 @@ impl Telemetry {
         // It may never have been told of.
         let _ = self.partitions.remove_label_values(&labels(service));
         let _ = self.ready.remove_label_values(&labels(service));
+        let _ = self.resharding.remove_label_values(&labels(service));
     }
 
     /// Serves probes and metrics at a port for as long as the process lives.

@@ -12,6 +12,8 @@ use shardlane_e2e::stand_in::StandIn;
 use shardlane_e2e::{same, until};
 use shardlane_operator::controller;
 
+use crate::reshard::spec_of;
+
 /// More writes than one service takes.
 const MOST: u64 = 200;
 
@@ -132,6 +134,57 @@ async fn a_deleted_service_goes_wherever_the_operator_dies() -> Result<()> {
     ensure!(died > 4, "it was killed at {died} points only");
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_gets_another_size_wherever_the_operator_dies() -> Result<()> {
+    let place = Place::make("resized").await?;
+    place.secret("database", &DATABASE).await?;
+    let _stand_in = StandIn::start(&place.client, &place.name);
+    let operator = place.operator("one").await?;
+    // What there is of services that were never anything else.
+    let mut expected = Vec::new();
+    for size in SIZES {
+        let name = format!("of-{size}");
+        place.create(&name, spec_of(&name, size)).await?;
+        settled(&place, &[&name]).await?;
+        expected.push(objects(&place, &name).await?);
+    }
+    place.create("demo", spec_of("demo", SIZES[0])).await?;
+    settled(&place, &["demo"]).await?;
+    drop(operator);
+
+    let mut died = 0;
+    for when in [When::Before, When::After] {
+        for at in 1..MOST {
+            let mut killed = false;
+            for (size, expected) in SIZES.iter().zip(&expected).rev() {
+                let patch = Patch::Merge(json!({ "spec": { "partitions": size } }));
+                place.services().patch("demo", &PatchParams::default(), &patch).await?;
+                let done = async || Ok(shardlane_e2e::told::is_settled(&place.services().get("demo").await?));
+                let this = dies(&place, at, when, done).await?;
+                let operator = place.operator("one").await?;
+                let where_to = || format!("killed {when:?} write {at} on the way to {size} partitions");
+                settled(&place, &["demo"]).await.with_context(where_to)?;
+                until(Duration::from_secs(60), async || {
+                    same(&where_to(), objects(&place, "demo").await?, expected.clone())
+                })
+                .await?;
+                drop(operator);
+                died += u32::from(this);
+                killed |= this;
+            }
+            if !killed {
+                break;
+            }
+        }
+    }
+    println!("the operator was killed at {died} points of moves up and down");
+    ensure!(died > 40, "it was killed at {died} points only");
+    Ok(())
+}
+
+/// Numbers of partitions between which services go up and down.
+const SIZES: [u32; 2] = [1, 3];
 
 async fn gone(place: &Place, name: &str) -> Result<()> {
     until(Duration::from_secs(60), async || match place.services().get_opt(name).await? {

@@ -8,3 +8,4 @@ mod charts;
 mod crashes;
 mod leaders;
 mod many;
+mod reshard;

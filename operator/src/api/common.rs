@@ -24,7 +24,8 @@ use super::resources::Resources;
         .message("postgres.external.shards needs a Secret for each partition"),
 )]
 pub struct ServiceSpec {
-    /// Number of partitions: pairs of one worker and its Postgres shard.
+    /// Number of partitions: pairs of one worker and its Postgres shard. May be changed at any time, up or down: slots are moved
+    /// while the service runs.
     #[schemars(range(min = 1, max = 1024))]
     pub partitions: u32,
     /// Number of slots: Kafka partitions of each keyed topic. The most that `partitions` can ever be; never changes.
@@ -48,12 +49,16 @@ pub struct ServiceSpec {
     /// long as the topic of requests keeps records.
     #[serde(default = "default_outcome_retention_hours")]
     pub outcome_retention_hours: u32,
+    /// How slots are moved when `partitions` changes.
+    #[serde(default)]
+    pub resharding: ReshardingSpec,
     /// Whether the operator makes NetworkPolicies: nobody may speak to a part of the service, or it to others, but for what is
     /// needed.
     #[serde(default)]
     pub network_policies: NetworkPolicies,
     /// Leave everything of this service as it is, whatever else the spec says: workers and gateways run on, and the operator
-    /// only tells how they are.
+    /// only tells how they are. Slots that are being moved are brought to where each has one owner, and the move goes on when the
+    /// pause ends.
     #[serde(default, skip_serializing_if = "is_false")]
     pub paused: bool,
     /// What becomes of databases and topics when this resource is deleted.
@@ -271,6 +276,54 @@ impl Default for StatelessSpec {
 
 fn default_loops() -> u32 {
     1
+}
+
+/// How slots are moved.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ReshardingSpec {
+    /// Groups of slots that are moved at the same time, each from one shard to another. More are done sooner, and cost the shards
+    /// more.
+    #[serde(default = "default_groups_at_once")]
+    #[schemars(range(min = 1, max = 16))]
+    pub groups_at_once: u32,
+    /// Rows a second that are copied at most, all groups together, so that the shards have time for their workers. No limit if
+    /// absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 100))]
+    pub rows_per_second: Option<u32>,
+    /// How long, in seconds, the slots of a group may be held up at most while the last of it is moved. What takes longer is undone
+    /// and tried again.
+    #[serde(default = "default_fence_seconds")]
+    #[schemars(range(min = 1, max = 60))]
+    pub fence_seconds: u32,
+    /// How long, in seconds, the rows of slots that were moved stay where they were before they are deleted.
+    #[serde(default = "default_clean_after_seconds")]
+    #[schemars(range(min = 0, max = 86_400))]
+    pub clean_after_seconds: u32,
+}
+
+impl Default for ReshardingSpec {
+    fn default() -> Self {
+        Self {
+            groups_at_once: default_groups_at_once(),
+            rows_per_second: None,
+            fence_seconds: default_fence_seconds(),
+            clean_after_seconds: default_clean_after_seconds(),
+        }
+    }
+}
+
+fn default_groups_at_once() -> u32 {
+    1
+}
+
+fn default_fence_seconds() -> u32 {
+    5
+}
+
+fn default_clean_after_seconds() -> u32 {
+    30
 }
 
 /// Who makes NetworkPolicies.

@@ -17,7 +17,7 @@ pub struct ServiceStatus {
     /// Ready, Progressing, Degraded and Paused, each with its reason.
     #[serde(default)]
     pub conditions: Vec<Condition>,
-    /// Number of partitions that own slots.
+    /// Number of partitions that there are; while slots are moved, the larger of both numbers.
     #[serde(default)]
     pub replicas: u32,
     /// Number of those whose worker and shard are ready.
@@ -38,6 +38,9 @@ pub struct ServiceStatus {
     /// The partitions, in order.
     #[serde(default)]
     pub partitions: Vec<PartitionStatus>,
+    /// How far slots are moved; absent when none are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reshard: Option<ReshardStatus>,
 }
 
 impl ServiceStatus {
@@ -46,6 +49,55 @@ impl ServiceStatus {
         let progressing = self.conditions.iter().any(|c| c.type_ == "Progressing" && c.status == "True");
         self.phase == Phase::Running && !progressing
     }
+
+    /// Of how many partitions a worker should be ready, and of how many of them it is. In a move, partitions without slots are
+    /// missed by nobody; else there are as many as the spec wants.
+    pub fn due(&self, wanted: u32) -> (u32, u32) {
+        if self.reshard.is_none() {
+            return (wanted, self.ready_replicas);
+        }
+        let owners = || self.partitions.iter().filter(|partition| !partition.slots.is_empty());
+        let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        (count(owners().count()), count(owners().filter(|partition| partition.ready).count()))
+    }
+}
+
+/// How far slots are moved.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ReshardStatus {
+    /// Number of partitions that owned slots before.
+    pub from: u32,
+    /// Number of partitions that are to own slots.
+    pub to: u32,
+    /// Slots that the mover has moved or has yet to move, as far as it has said.
+    #[serde(default)]
+    pub slots_total: u32,
+    /// Those of them that it has moved.
+    #[serde(default)]
+    pub slots_moved: u32,
+    /// In one word, where it is.
+    #[serde(default)]
+    pub phase: ReshardPhase,
+    /// What is being done, or waited for.
+    #[serde(default)]
+    pub message: String,
+}
+
+/// In one word, where moving slots is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ReshardPhase {
+    /// Shards and workers are being made, or the mover starts.
+    #[default]
+    Preparing,
+    /// The mover looks where every slot is.
+    Planning,
+    /// Slots are moved.
+    Moving,
+    /// Every slot is where it should be; what is left where they were is deleted.
+    Cleaning,
+    /// Nothing is moved until the pause ends.
+    Paused,
 }
 
 /// One partition.
@@ -58,7 +110,7 @@ pub struct PartitionStatus {
     pub worker: String,
     /// The Cluster or Secret of its shard.
     pub shard: String,
-    /// Its slots, as ranges: `0-7,9`.
+    /// Slots that its worker works on, as ranges: `0-7,9`. Of a worker that does not answer, those that it last had.
     pub slots: String,
     /// Whether worker and shard are ready.
     pub ready: bool,

@@ -90,7 +90,7 @@ impl Kafka {
         let ca = self.ca.iter().map(|ca| (ca.clone(), vec![CA]));
         let user = self.user.iter().map(|user| match user {
             User::Given { secret, .. } => (secret.clone(), vec![USERNAME, PASSWORD]),
-            User::OfEachPart => (names.kafka_user(part), vec![PASSWORD]),
+            User::OfEachPart => (names.kafka_user(part.in_kafka()), vec![PASSWORD]),
         });
         ca.chain(user).collect()
     }
@@ -115,7 +115,7 @@ impl Kafka {
             sources.push(VolumeProjection {
                 config_map: Some(ConfigMapProjection {
                     name: names.config(),
-                    items: Some(vec![file(&user_key(part), USERNAME)]),
+                    items: Some(vec![file(&user_key(part.in_kafka()), USERNAME)]),
                     ..ConfigMapProjection::default()
                 }),
                 ..VolumeProjection::default()

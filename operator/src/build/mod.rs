@@ -6,10 +6,12 @@ mod disruption;
 mod gateway;
 mod init;
 pub mod kafka;
+mod mover;
 pub mod names;
 mod network;
 mod pods;
 pub mod redis;
+pub mod reshard;
 pub mod retire;
 pub mod shards;
 mod stateless;
@@ -65,7 +67,7 @@ impl<K: ServiceKind> Plan<'_, K> {
     /// Changes when what a part reads at its start does, so that its pods are made anew.
     fn hash(&self, part: Component) -> Result<String, BuildError> {
         let config = config::hash(self)?;
-        Ok(match self.credentials.get(part.label()) {
+        Ok(match self.credentials.get(part.in_kafka().label()) {
             Some(credentials) => format!("{config}-{credentials}"),
             None => config,
         })
@@ -129,7 +131,7 @@ pub fn foundation<K: ServiceKind>(plan: &Plan<'_, K>) -> Result<Vec<Object>, Bui
     Ok(objects)
 }
 
-/// What runs on it: the init Job, workers, gateways, and a Redis and a loop without a shard if there are such. To be applied
+/// What runs on it all the time: the init Job, workers, gateways, and a Redis and a loop without a shard if there are such. To be applied
 /// once the shards can be reached.
 pub fn processes<K: ServiceKind>(plan: &Plan<'_, K>) -> Result<Vec<Object>, BuildError> {
     let mut objects = vec![Object::new(&init::job(plan)?)?, Object::new(&workers::service(plan))?];

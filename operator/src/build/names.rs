@@ -35,6 +35,8 @@ pub enum Component {
     Stateless,
     /// The init Job.
     Init,
+    /// The Job that moves slots.
+    Mover,
     /// The Job that deletes topics.
     Retire,
     /// A shard.
@@ -51,6 +53,11 @@ impl Component {
         labels.get(COMPONENT).is_some_and(|label| label == self.label())
     }
 
+    /// Whose credentials it has in Kafka: who moves slots says the same there as who placed them.
+    pub fn in_kafka(self) -> Self {
+        if self == Self::Mover { Self::Init } else { self }
+    }
+
     /// What it is called in labels and names.
     pub fn label(self) -> &'static str {
         match self {
@@ -58,6 +65,7 @@ impl Component {
             Self::Gateway => "gateway",
             Self::Stateless => "stateless",
             Self::Init => "init",
+            Self::Mover => "mover",
             Self::Retire => "retire",
             Self::Shard => "shard",
             Self::Cache => "cache",

@@ -31,7 +31,7 @@ pub fn policies<K: ServiceKind>(plan: &Plan<'_, K>) -> Vec<NetworkPolicy> {
         return Vec::new();
     }
     let names = &plan.names;
-    let mut policies = vec![gateway(plan), init(plan)];
+    let mut policies = vec![gateway(plan), of_jobs(plan, Component::Init), of_jobs(plan, Component::Mover)];
     policies.extend(plan.service.stateless().map(|each| stateless(plan, each.name)));
     policies.extend(plan.service.own_redis().map(|_| cache(names)));
     policies.extend(plan.shards.iter().map(|shard| worker(plan, shard)));
@@ -64,20 +64,22 @@ fn stateless<K: ServiceKind>(plan: &Plan<'_, K>, name: &str) -> NetworkPolicy {
     policy(names, names.stateless(name), Component::Stateless, selector, ingress, Some(egress))
 }
 
-fn init<K: ServiceKind>(plan: &Plan<'_, K>) -> NetworkPolicy {
+/// Jobs that prepare shards, or move slots between them.
+fn of_jobs<K: ServiceKind>(plan: &Plan<'_, K>, part: Component) -> NetworkPolicy {
     let names = &plan.names;
     let egress = vec![dns(), kafka(plan), postgres(&plan.shards)];
-    let name = format!("{}-init", names.service);
+    let name = format!("{}-{}", names.service, part.label());
     let ingress = vec![from_anywhere(&[METRICS])];
-    policy(names, name, Component::Init, names.selector(Component::Init), ingress, Some(egress))
+    policy(names, name, part, names.selector(part), ingress, Some(egress))
 }
 
-/// A shard is for its own worker, for whoever prepares it, and for CloudNativePG.
+/// A shard is for its own worker, for whoever prepares it or moves its slots, and for CloudNativePG.
 fn database(names: &Names, shard: &ShardSource) -> Option<NetworkPolicy> {
     let cluster = BTreeMap::from([(CLUSTER.to_owned(), shard.cluster.clone()?)]);
-    let users = [of_partition(names, shard.partition), names.selector(Component::Init), cluster.clone()];
-    let ingress =
-        vec![from(users.map(pods).to_vec(), &[POSTGRES]), from_anywhere(&[INSTANCE_STATUS, INSTANCE_METRICS])];
+    let jobs = [Component::Init, Component::Mover].map(|part| names.selector(part));
+    let users: Vec<_> =
+        [of_partition(names, shard.partition), cluster.clone()].into_iter().chain(jobs).map(pods).collect();
+    let ingress = vec![from(users, &[POSTGRES]), from_anywhere(&[INSTANCE_STATUS, INSTANCE_METRICS])];
     Some(policy(names, names.shard(shard.partition), Component::Shard, cluster, ingress, None))
 }
 

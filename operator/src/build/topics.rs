@@ -36,8 +36,10 @@ impl Flow {
     pub const IN: Self = Self { writers: &[Component::Gateway], readers: &[Component::Worker] };
     /// From workers to gateways, and whoever else wants to know.
     pub const OUT: Self = Self { writers: &[Component::Worker], readers: &[Component::Gateway] };
-    /// From whoever places slots, who looks at what is placed already, to gateways.
-    const SLOTS: Self = Self { writers: &[Component::Init], readers: &[Component::Init, Component::Gateway] };
+    /// From whoever places slots, who looks at what is placed already, to gateways, and to workers, whose shard may have been taken
+    /// back to a time before a slot moved.
+    const SLOTS: Self =
+        Self { writers: &[Component::Init], readers: &[Component::Init, Component::Gateway, Component::Worker] };
 
     /// From those who read a topic, and cannot take a record of it, to a person.
     fn dead_letters_of(source: Self) -> Self {

@@ -28,11 +28,11 @@ pub struct Found {
     pub sets: BTreeMap<String, StatefulSet>,
     /// The gateway.
     pub gateway: Option<Deployment>,
-    /// The init Jobs, by name.
+    /// The Jobs, by name; of their specs, whether they are stopped.
     pub jobs: BTreeMap<String, Job>,
     /// Pods of the service.
     pub pods: Vec<Pod>,
-    /// What workers, loops without a shard and the init Job say of themselves, by the pod's name; those that do not
+    /// What workers, loops without a shard, the init Job and the mover say of themselves, by the pod's name; those that do not
     /// answer are not among them.
     pub statuses: BTreeMap<String, WorkerStatus>,
     /// Strimzi's topics and users that are not ready, each with what Strimzi says of it.
@@ -42,6 +42,13 @@ pub struct Found {
 /// The recorded identity, if the service was ever prepared.
 pub fn identity(names: &Names, there: &Objects) -> Option<Result<Identity, BrokenIdentity>> {
     there.of::<ConfigMap>().get(&names.identity()).map(Identity::read)
+}
+
+/// The number of shards that the API server has on record by now, if it has any.
+pub async fn recorded_partitions(client: &Client, names: &Names) -> kube::Result<Option<u32>> {
+    let maps: Api<ConfigMap> = Api::namespaced(client.clone(), &names.namespace);
+    let map = maps.get_opt(&names.identity()).await?;
+    Ok(map.and_then(|map| Identity::read(&map).ok()).map(|identity| identity.partitions))
 }
 
 /// Records a new identity, unless one is recorded already.
@@ -80,7 +87,8 @@ pub async fn dereference(http: &reqwest::Client, watched: &Watched, names: &Name
     let pods: Vec<Pod> = there.of::<Pod>().into_values().collect();
     let tells = |pod: &&Pod| {
         let labels = kube::ResourceExt::labels(*pod);
-        [Component::Worker, Component::Stateless, Component::Init].iter().any(|part| part.is_of(labels))
+        let parts = [Component::Worker, Component::Stateless, Component::Init, Component::Mover];
+        parts.iter().any(|part| part.is_of(labels))
     };
     Found {
         secrets: BTreeMap::new(),

@@ -7,7 +7,7 @@ use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::Api;
-use kube::api::{DynamicObject, ObjectMeta, Patch, PatchParams};
+use kube::api::{DeleteParams, DynamicObject, ObjectMeta, Patch, PatchParams};
 use kube::core::ApiResource;
 use serde_json::json;
 
@@ -123,13 +123,7 @@ pub async fn part<K: ServiceKind>(context: &Context, service: &K, names: &Names)
 
 async fn retire_topics<K: ServiceKind>(context: &Context, service: &K, names: &Names) -> Result<(), ReconcileError> {
     // The recorded one may be gone already, and topics do not depend on it.
-    let identity = Identity {
-        service_id: String::new(),
-        partitions: 0,
-        max_partitions: service.service().max_partitions,
-        fixed: String::new(),
-        placed: true,
-    };
+    let identity = Identity { max_partitions: service.service().max_partitions, placed: true, ..Identity::default() };
     let plan = Plan {
         service,
         names: names.clone(),
@@ -148,7 +142,9 @@ async fn retire_topics<K: ServiceKind>(context: &Context, service: &K, names: &N
 async fn delete(context: &Context, names: &Names, key: &ObjectKey, there: &Objects) -> kube::Result<()> {
     let resource = context.types.iter().find(|resource| resource.kind == key.kind);
     match resource.zip(there.get(&key.kind, &key.name)) {
-        Some((resource, seen)) => apply::delete(&context.client, resource, names, seen).await,
+        Some((resource, seen)) => {
+            apply::delete(&context.client, resource, names, seen, DeleteParams::background()).await
+        }
         None => Ok(()),
     }
 }

@@ -5,7 +5,9 @@ mod complaints;
 pub mod dereference;
 mod dispensable;
 pub mod farewell;
+mod reshard;
 pub mod rollout;
+mod slots;
 pub mod status;
 mod turn;
 pub mod validate;
@@ -131,9 +133,19 @@ pub enum ReconcileError {
     /// An object could not be built.
     #[error(transparent)]
     Build(#[from] BuildError),
+    /// What was seen is no longer so; the watch tells.
+    #[error("what was seen has changed meanwhile")]
+    Stale,
     /// An object lacks what every object has.
     #[error("the resource has no {0}, which the API server always gives it")]
     Incomplete(&'static str),
+}
+
+impl ReconcileError {
+    /// Whether somebody has changed what was seen.
+    fn is_stale(&self) -> bool {
+        matches!(self, Self::Stale) || matches!(self, Self::Api(kube::Error::Api(status)) if status.code == 409)
+    }
 }
 
 /// Runs the controllers of a kind, one for each namespace of the scope, until a signal to stop.
@@ -231,10 +243,13 @@ async fn reconcile<K: ServiceKind>(
             return say_unreadable::<K>(&context, &key, unreadable).await;
         }
     };
-    let now = turn::turn(&context, service).await?;
+    let now = match turn::turn(&context, service).await {
+        Err(stale) if stale.is_stale() => return Ok(Action::requeue(WHILE_WAITING)),
+        done => done?,
+    };
     let settled = now.is_settled();
     if let Some(key) = key_of::<K>(guarded.meta()) {
-        context.telemetry.fares(&key, service.service().partitions, now.ready_replicas);
+        context.telemetry.fares(&key, service.service().partitions, &now);
     }
     report(&context, service, now).await?;
     Ok(Action::requeue(if settled { WHEN_SETTLED } else { WHILE_WAITING }))
@@ -305,7 +320,11 @@ async fn report<K: ServiceKind>(context: &Context, service: &K, now: ServiceStat
     }
     let namespace = service.namespace().ok_or(ReconcileError::Incomplete("namespace"))?;
     let api: Api<K> = Api::namespaced(context.client.clone(), &namespace);
-    let patch = json!({ "status": now });
+    let mut patch = json!({ "status": now });
+    if now.reshard.is_none() {
+        // What a merge does not name stays.
+        patch["status"]["reshard"] = serde_json::Value::Null;
+    }
     api.patch_status(&service.name_any(), &PatchParams::apply(MANAGER), &Patch::Merge(&patch)).await?;
     for Change { warning, reason, note } in changes(service.status(), &now) {
         publish(context, &service.object_ref(&()), warning, reason, &note).await?;

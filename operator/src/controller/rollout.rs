@@ -42,7 +42,7 @@ fn hash_of(set: &StatefulSet) -> Option<&str> {
 }
 
 /// Whether its pod is the present template's, and ready.
-fn is_up(set: &StatefulSet) -> bool {
+pub fn is_up(set: &StatefulSet) -> bool {
     let Some(status) = &set.status else { return false };
     let seen = set.metadata.generation.is_none() || status.observed_generation >= set.metadata.generation;
     seen && status.current_revision == status.update_revision && status.ready_replicas.unwrap_or(0) > 0

@@ -4,12 +4,12 @@ use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
-use shardlane_config::initial_owner;
 
 use super::complaints::{SLOT_HALTED, complaint};
 use super::dereference::{self, Found};
-use super::dispensable;
+use super::reshard::{self, Progress};
 use super::validate::Obstacle;
+use super::{dispensable, slots};
 use crate::api::status::{PartitionStatus, Phase, ServiceStatus};
 use crate::build::names::{Component, Names};
 use crate::build::shards::ShardSource;
@@ -44,8 +44,10 @@ pub struct Facts<'a> {
     pub redis: bool,
     /// What stands in the way of everything.
     pub obstacle: Option<Obstacle>,
-    /// What stands in the way of the spec, while the service runs as it was.
-    pub unfulfilled: Option<Obstacle>,
+    /// What stands in the way of shards that are to be filled with slots, while the service runs on those that have some.
+    pub joining: Option<Obstacle>,
+    /// Name of the Job that moves slots as they should be now, if they are to be moved.
+    pub mover: Option<&'a str>,
     /// The worker whose turn to be changed has not come yet, if there is one.
     pub rolling: Option<String>,
     /// Whether the operator changes nothing.
@@ -66,11 +68,12 @@ impl Facts<'_> {
 
 /// The status, given the last one, whose times of transition are kept.
 pub fn status(facts: &Facts<'_>, last: Option<&ServiceStatus>) -> ServiceStatus {
-    let partitions = partitions(facts);
+    let partitions = partitions(facts, last);
     let replicas = u32::try_from(partitions.len()).unwrap_or(u32::MAX);
     let ready_replicas = u32::try_from(partitions.iter().filter(|p| p.ready).count()).unwrap_or(u32::MAX);
     let waiting = facts.obstacle.clone().or_else(|| waiting(facts, &partitions));
     let complaint = complaint(facts, last);
+    let progress = reshard::progress(facts, &partitions, last);
     let halted = complaint.as_ref().is_some_and(|complaint| complaint.reason == SLOT_HALTED);
     let was_ready = last.is_some_and(|last| matches!(last.phase, Phase::Running | Phase::Degraded));
     let phase = match &waiting {
@@ -91,8 +94,9 @@ pub fn status(facts: &Facts<'_>, last: Option<&ServiceStatus>) -> ServiceStatus 
         image: facts.image.map(str::to_owned),
         redis_image: facts.redis_image.map(str::to_owned),
         partitions,
+        reshard: progress.as_ref().map(|progress| progress.status.clone()),
     };
-    status.conditions = conditions(facts, waiting, complaint, last);
+    status.conditions = conditions(facts, waiting, complaint, progress, last);
     status
 }
 
@@ -100,6 +104,7 @@ fn conditions(
     facts: &Facts<'_>,
     waiting: Option<Obstacle>,
     complaint: Option<Obstacle>,
+    progress: Option<Progress>,
     last: Option<&ServiceStatus>,
 ) -> Vec<Condition> {
     let progressing = waiting.as_ref().filter(|obstacle| obstacle.passes);
@@ -112,7 +117,9 @@ fn conditions(
         Some(missing) if dispensable::starts(&missing, last) => (Some(missing), None),
         missing => (None, missing),
     };
-    let degraded = broken.or(stuck).or(facts.unfulfilled.as_ref()).or(lost.as_ref()).or(complaint.as_ref());
+    let moves = progress.as_ref().map(Progress::obstacle);
+    let trouble = progress.and_then(|progress| progress.trouble);
+    let degraded = broken.or(stuck).or(trouble.as_ref()).or(lost.as_ref()).or(complaint.as_ref());
     let condition = |type_: &str, status: bool, (reason, message): (&str, &str)| {
         let status = if status { "True" } else { "False" };
         let before = last.and_then(|last| last.conditions.iter().find(|c| c.type_ == type_ && c.status == status));
@@ -127,7 +134,7 @@ fn conditions(
     };
     let why = |obstacle: &Obstacle| (obstacle.reason, obstacle.message.clone());
     let ready = waiting.as_ref().map_or(("AllPartitionsReady", String::new()), why);
-    let progressing = progressing.or(held.as_ref()).or(starting.as_ref());
+    let progressing = progressing.or(moves.as_ref()).or(held.as_ref()).or(starting.as_ref());
     let moving = progressing.map_or(("Settled", String::new()), why);
     let worse = degraded.map_or(("AsExpected", String::new()), why);
     let paused = match facts.paused {
@@ -193,6 +200,9 @@ pub fn unreadable(generation: Option<i64>, message: &str) -> serde_json::Value {
 /// What runs, but not as it should.
 fn waiting(facts: &Facts<'_>, partitions: &[PartitionStatus]) -> Option<Obstacle> {
     let obstacle = |reason, message, passes| Some(Obstacle { reason, message, passes });
+    let needed =
+        |partition: &&PartitionStatus| facts.identity.is_none_or(|identity| reshard::is_needed(identity, partition));
+    let partitions: Vec<_> = partitions.iter().filter(needed).collect();
     // A service that runs is not held up by a Job that only looks whether anything is missing.
     let running = !partitions.is_empty() && partitions.iter().all(|partition| partition.ready);
     if let Some(unprepared) = unprepared(facts).filter(|_| !running) {
@@ -227,7 +237,7 @@ pub(super) fn stateless_waiting(facts: &Facts<'_>, essential: bool) -> Option<Ob
 }
 
 /// What the present init Job has not done yet, if it has not succeeded.
-fn unprepared(facts: &Facts<'_>) -> Option<Obstacle> {
+pub(super) fn unprepared(facts: &Facts<'_>) -> Option<Obstacle> {
     let obstacle = |reason, message, passes| Some(Obstacle { reason, message, passes });
     if facts.init_job.and_then(|name| facts.found.jobs.get(name)).is_some_and(dereference::has_succeeded) {
         return None;
@@ -245,7 +255,7 @@ fn unprepared(facts: &Facts<'_>) -> Option<Obstacle> {
 }
 
 /// A pod that is not ready, in its own words if it has any.
-fn not_ready(facts: &Facts<'_>, reason: &'static str, who: &str, down: &str) -> Obstacle {
+pub(super) fn not_ready(facts: &Facts<'_>, reason: &'static str, who: &str, down: &str) -> Obstacle {
     let obstacle = |message, passes| Obstacle { reason, message, passes };
     // One that answers has outlived whatever it said before it last failed.
     if let Some(why) = facts.found.statuses.get(down).and_then(|status| status.waiting_for.as_ref()) {
@@ -323,35 +333,20 @@ fn summary(log: &str) -> String {
     parsed.and_then(|value| Some(value.get("message")?.as_str()?.to_owned())).unwrap_or_else(|| line.to_owned())
 }
 
-fn partitions(facts: &Facts<'_>) -> Vec<PartitionStatus> {
+fn partitions(facts: &Facts<'_>, last: Option<&ServiceStatus>) -> Vec<PartitionStatus> {
     let Some(identity) = facts.identity else { return Vec::new() };
-    facts
-        .shards
-        .iter()
-        .map(|shard| {
-            let worker = facts.found.sets.get(&facts.names.worker(shard.partition));
-            let ready = worker.and_then(|worker| worker.status.as_ref()?.ready_replicas).unwrap_or(0) > 0;
-            let ours =
-                |slot: &u32| initial_owner(*slot, identity.partitions, identity.max_partitions) == shard.partition;
-            PartitionStatus {
-                partition: shard.partition,
-                worker: facts.names.worker_pod(shard.partition),
-                shard: shard.name().to_owned(),
-                slots: ranges(&(0..identity.max_partitions).filter(ours).collect::<Vec<_>>()),
-                ready,
-            }
-        })
-        .collect()
-}
-
-/// Numbers in order as `0-7,9`.
-fn ranges(slots: &[u32]) -> String {
-    slots
-        .chunk_by(|a, b| a + 1 == *b)
-        .filter_map(|run| Some((run.first()?, run.last()?)))
-        .map(|(first, last)| if first == last { first.to_string() } else { format!("{first}-{last}") })
-        .collect::<Vec<_>>()
-        .join(",")
+    let slots = slots::of_partitions(facts, identity, last);
+    let partition = |(shard, slots): (&ShardSource, _)| {
+        let worker = facts.found.sets.get(&facts.names.worker(shard.partition));
+        PartitionStatus {
+            partition: shard.partition,
+            worker: facts.names.worker_pod(shard.partition),
+            shard: shard.name().to_owned(),
+            slots: slots::ranges(&slots),
+            ready: worker.and_then(|worker| worker.status.as_ref()?.ready_replicas).unwrap_or(0) > 0,
+        }
+    };
+    facts.shards.iter().zip(slots).map(partition).collect()
 }
 
 /// Something that changed, to be told as an event.
@@ -386,6 +381,7 @@ pub fn changes(last: Option<&ServiceStatus>, now: &ServiceStatus) -> Vec<Change>
     {
         changes.push(Change { warning: true, reason: degraded.reason, note: degraded.message });
     }
+    changes.extend(reshard::change(last, now));
     changes
 }
 

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use kube::{Client, ResourceExt};
 
-use super::apply::{apply, delete_orphans};
+use super::apply::{apply, delete_all, orphans};
 use super::dereference::{self, Found, dereference};
 use super::rollout::{self, Step};
 use super::status::{Facts, status};
 use super::validate::{self, Obstacle};
-use super::{Context, ReconcileError, farewell};
+use super::{Context, ReconcileError, farewell, reshard};
 use crate::api::status::ServiceStatus;
 use crate::build::kafka::{self, Kafka};
 use crate::build::names::{Component, Names, TEMPLATE};
@@ -27,6 +27,10 @@ struct Turn {
     found: Found,
     init_job: Option<String>,
     obstacle: Option<Obstacle>,
+    /// What stands in the way of shards that are to be filled.
+    joining: Option<Obstacle>,
+    /// The present plan's Job.
+    mover: Option<String>,
     /// A worker whose turn to be changed has not come.
     waits: Option<String>,
 }
@@ -60,7 +64,8 @@ pub async fn turn<K: ServiceKind>(context: &Context, service: &K) -> Result<Serv
         stateless: service.stateless(),
         redis: service.own_redis().is_some(),
         obstacle: turn.obstacle,
-        unfulfilled: turn.identity.as_ref().and_then(|identity| validate::unfulfilled(spec, identity)),
+        joining: turn.joining,
+        mover: turn.mover.as_deref(),
         rolling: turn.waits,
         paused: spec.paused,
         image: Some(default_image(service, &context.images)),
@@ -91,13 +96,8 @@ async fn go<K: ServiceKind>(
         Some(Ok(identity)) => identity,
         None if spec.paused => return Ok(Turn::default()),
         None => {
-            let identity = Identity {
-                service_id: uuid::Uuid::new_v4().to_string(),
-                partitions: spec.partitions,
-                max_partitions: spec.max_partitions,
-                fixed,
-                placed: false,
-            };
+            let id = uuid::Uuid::new_v4().to_string();
+            let identity = Identity::first(id, spec.partitions, spec.max_partitions, fixed);
             // Created, never applied: of two operators at once, the second must find the first one's. The watch tells of it.
             dereference::record(&context.client, names, &identity.first_config_map(names)).await?;
             let message = "the service is given its identity".to_owned();
@@ -116,10 +116,9 @@ async fn make<K: ServiceKind>(
     service: &K,
     names: &Names,
     there: &Objects,
-    mut identity: Identity,
+    identity: Identity,
 ) -> Result<Turn, ReconcileError> {
     let spec = service.service();
-    let mut shards = shards::sources(names, &spec.postgres, identity.partitions);
     let mut found = dereference(&context.http, &context.watched, names, there).await;
     let reached = reach(&context.client, &context.watched, service, names).await?;
     let (kafka, acls) = match &reached {
@@ -129,34 +128,42 @@ async fn make<K: ServiceKind>(
     let of_kafka: Vec<_> = kafka::parts(service).flat_map(|part| kafka.secrets(names, part)).collect();
     let named = named_secrets(service);
     let by_name = || of_kafka.iter().chain(named.iter().map(|named| &named.secret));
-    let wanted = shards.iter().map(|shard| &*shard.secret).chain(by_name().map(|(name, _)| &**name));
-    found.secrets = dereference::secrets(&context.secrets, names, wanted).await?;
-    for shard in &mut shards {
-        shard.version = found.secrets.get(&shard.secret).map(|secret| secret.version(&["uri"]));
-    }
-    // An init Job of this service has succeeded at some time: from now on, an empty shard is a lost one.
-    identity.placed |= found.jobs.values().any(dereference::has_succeeded);
-    let obstacle = reached.err().or_else(|| validate::shards(&shards, &found).err());
-    let obstacle = obstacle.or_else(|| validate::secrets(&found, by_name()).err());
-    let obstacle = obstacle.or_else(|| validate::strimzi(&found));
-    let image = image_of(service, &context.images);
-    let plan = Plan {
+    found.secrets = dereference::secrets(&context.secrets, names, by_name().map(|(name, _)| &**name)).await?;
+    let mut plan = Plan {
         service,
         names: names.clone(),
         credentials: credentials(&kafka, service, names, &found, &named),
         kafka,
         acls,
-        identity: identity.clone(),
-        shards: shards.clone(),
-        image,
+        shards: shards::sources(names, &spec.postgres, identity.partitions),
+        identity,
+        image: image_of(service, &context.images),
         redis_image: redis_image_of(service, &context.images),
         images: &context.images,
     };
-    let mut turn = Turn { shards, found, obstacle, ..Turn::default() };
+    // An init Job of this service has succeeded at some time: from now on, an empty shard is a lost one.
+    plan.identity.placed |= found.jobs.values().any(dereference::has_succeeded);
     if !spec.paused {
+        plan.identity = reshard::next(&plan, &found)?;
+        plan.shards = shards::sources(names, &spec.postgres, plan.identity.partitions);
+    }
+    let of_shards = plan.shards.iter().map(|shard| &*shard.secret);
+    found.secrets.extend(dereference::secrets(&context.secrets, names, of_shards).await?);
+    for shard in &mut plan.shards {
+        shard.version = found.secrets.get(&shard.secret).map(|secret| secret.version(&["uri"]));
+    }
+    let (standing, joining) = reshard::split(&plan.identity, &plan.shards);
+    let obstacle = reached.err().or_else(|| validate::shards(standing, &found).err());
+    let obstacle = obstacle.or_else(|| validate::secrets(&found, by_name()).err());
+    let obstacle = obstacle.or_else(|| validate::strimzi(&found));
+    let joining = validate::shards(joining, &found).err();
+    let mut turn = Turn { shards: plan.shards.clone(), found, obstacle, joining, ..Turn::default() };
+    if spec.paused {
+        reshard::hold(context, names, &turn.found).await?;
+    } else {
         write(context, &plan, there, &mut turn).await?;
     }
-    turn.identity = Some(identity);
+    turn.identity = Some(plan.identity);
     Ok(turn)
 }
 
@@ -174,18 +181,37 @@ async fn write<K: ServiceKind>(
         farewell::bind::<K>(context, plan.service.meta(), bound).await?;
     }
     let mut wanted = build::foundation(plan)?;
+    // First, and only from what it was seen to be: what is made or deleted after it depends on it.
+    let identity = names.identity();
+    for object in wanted.iter_mut().filter(|object| object.object.metadata.name.as_ref() == Some(&identity)) {
+        let seen = there.get("ConfigMap", &identity).and_then(|seen| seen.metadata.resource_version.clone());
+        object.object.metadata.resource_version = seen;
+    }
     if turn.obstacle.is_some() {
         // What the API server does not know cannot be applied.
         wanted.retain(|object| watched.knows(&object.resource.kind, &names.namespace));
         return apply(client, watched, names, &wanted).await;
     }
     wanted.extend(build::processes(plan)?);
+    if turn.joining.is_some() {
+        let wanted = reshard::without_joining(wanted, &plan.identity);
+        let (now, waits) = in_turn(wanted, &turn.found, false);
+        turn.waits = waits;
+        return apply(client, watched, names, &now).await;
+    }
     let job = wanted.iter().find(|object| object.resource.kind == "Job");
     turn.init_job = job.and_then(|job| job.object.metadata.name.clone());
     let job = turn.init_job.as_ref().and_then(|name| turn.found.jobs.get(name));
-    let (now, waits) = in_turn(wanted.clone(), &turn.found, job.is_some_and(dereference::has_succeeded));
+    let prepared = job.is_some_and(dereference::has_succeeded);
+    let (now, waits) = in_turn(wanted.clone(), &turn.found, prepared);
     apply(client, watched, names, &now).await?;
-    delete_orphans(client, &context.types, names, there, &wanted).await?;
+    turn.mover = reshard::drive(context, plan, there, &turn.found, prepared).await?;
+    let orphans = orphans(names, there, &wanted);
+    // What the watch has told may be old. That a shard is no longer needed is only believed of what is so just now.
+    if !orphans.is_empty() && dereference::recorded_partitions(client, names).await? != Some(plan.identity.partitions) {
+        return Err(ReconcileError::Stale);
+    }
+    delete_all(client, &context.types, names, &orphans).await?;
     turn.waits = waits;
     Ok(())
 }

@@ -147,26 +147,14 @@ pub fn identity(spec: &ServiceSpec, fixed: &str, identity: &Identity) -> Result<
         return Err(Obstacle::new(
             "ShardsMissing",
             format!(
-                "data lies in {} shards, and postgres.external.shards has {}; list a Secret for each, in order",
+                "data lies in {} shards, and postgres.external.shards has {}; list a Secret for each, in order, until \
+                 all slots have been moved to fewer",
                 identity.partitions,
                 external.shards.len()
             ),
         ));
     }
     Ok(())
-}
-
-/// What the spec asks for and this version cannot do; the service runs on as it is.
-pub fn unfulfilled(spec: &ServiceSpec, identity: &Identity) -> Option<Obstacle> {
-    (spec.partitions != identity.partitions).then(|| {
-        Obstacle::new(
-            "ReshardingUnavailable",
-            format!(
-                "spec.partitions is {}, and the service runs with {}; this version cannot change it yet, so set it back",
-                spec.partitions, identity.partitions
-            ),
-        )
-    })
 }
 
 /// What the processes still wait for.

@@ -1,4 +1,4 @@
-//! What the workers say of themselves, asked over HTTP: the API server knows only whether they are ready.
+//! What workers and movers say of themselves, asked over HTTP: the API server knows only whether they are ready.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -30,6 +30,39 @@ pub struct WorkerStatus {
     pub halted: Vec<HaltedSlot>,
     /// What a person should know and what stops nothing.
     pub notices: Vec<String>,
+    /// Slots that it works on.
+    pub slots: Vec<OwnSlot>,
+    /// Of a mover, how far it is.
+    pub reshard: Option<MoverReport>,
+}
+
+/// A slot that a worker works on.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct OwnSlot {
+    /// Its number.
+    pub slot: u32,
+}
+
+/// How far a mover is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct MoverReport {
+    /// `planning`, `moving` or `cleaning`.
+    pub phase: String,
+    /// Slots that it has moved or has yet to move.
+    pub slots_total: u32,
+    /// Those of them that it has moved.
+    pub slots_moved: u32,
+    /// A group of slots that it could not move, and moves again.
+    pub problem: Option<MoveProblem>,
+}
+
+/// Why a group of slots could not be moved.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct MoveProblem {
+    /// What was found.
+    pub message: String,
 }
 
 /// A slot that stands still until somebody acts.
@@ -117,15 +150,27 @@ mod tests {
         assert_eq!(old, WorkerStatus { ready: true, ..WorkerStatus::default() });
         let new = json!({
             "ready": false, "waitingFor": "x", "halted": [{ "slot": 3, "reason": "r", "since": 1 }], "notices": ["n"],
-            "more": {},
+            "slots": [{ "slot": 4, "nextOffset": 7, "logEnd": null, "lag": null }], "more": {},
         });
         let expected = WorkerStatus {
             ready: false,
             waiting_for: Some("x".to_owned()),
             halted: vec![HaltedSlot { slot: 3, reason: "r".to_owned() }],
             notices: vec!["n".to_owned()],
+            slots: vec![OwnSlot { slot: 4 }],
+            reshard: None,
         };
         assert_eq!(serde_json::from_value::<WorkerStatus>(new).unwrap(), expected);
+        let mover = json!({ "ready": true, "reshard": {
+            "partitions": 3, "phase": "moving", "slotsTotal": 16, "slotsMoved": 5, "slotsCleaned": 0, "rows": 123_456,
+            "rowsPerSecond": 52_000, "longestPauseMs": 320,
+            "groups": [{ "from": 0, "to": 2, "slots": "5-7", "step": "copying", "rows": 1234 }],
+            "problem": { "reason": "MoveUndone", "message": "m" },
+        } });
+        let found = serde_json::from_value::<WorkerStatus>(mover).unwrap().reshard.unwrap();
+        let problem = Some(MoveProblem { message: "m".to_owned() });
+        let expected = MoverReport { phase: "moving".to_owned(), slots_total: 16, slots_moved: 5, problem };
+        assert_eq!(found, expected);
     }
 
     #[tokio::test]

@@ -39,9 +39,9 @@ impl Fingerprint {
 pub struct Seen {
     /// Of the whole object.
     pub fingerprint: Fingerprint,
-    /// Name, labels, owners and what a controller must know; our own annotations only.
+    /// Name, labels, owners and what a controller must know; our own annotations only. The version, of an identity alone.
     pub metadata: ObjectMeta,
-    /// Its status, and the data of an identity.
+    /// Its status, the data of an identity, and whether a Job is stopped.
     kept: Value,
 }
 
@@ -57,10 +57,13 @@ impl Seen {
             match &**field {
                 "status" => kept["status"] = status(value),
                 "data" if is_identity => kept["data"] = value.clone(),
+                "spec" if value.get("suspend").is_some() => kept["spec"] = json!({ "suspend": value["suspend"] }),
                 _ => {}
             }
         }
-        Self { fingerprint, metadata: cut(metadata), kept }
+        // An identity is only ever changed from what it was seen to be.
+        let resource_version = metadata.resource_version.clone().filter(|_| is_identity);
+        Self { fingerprint, metadata: ObjectMeta { resource_version, ..cut(metadata) }, kept }
     }
 
     /// As an object of its type, without its spec.

@@ -203,7 +203,7 @@ fn the_parts_of_a_blog_may_do_with_kafka_what_they_have_to_and_no_more() {
     let expected = |topics: &[(&str, &str)]| -> BTreeMap<String, Vec<String>> {
         topics.iter().map(|(topic, may)| ((*topic).to_owned(), vec![(*may).to_owned()])).collect()
     };
-    let worker = expected(&[(new, "Read"), (published, "Write"), (dead_new, "Write")]);
+    let worker = expected(&[(new, "Read"), (published, "Write"), (dead_new, "Write"), ("journal.slots", "Read")]);
     assert_eq!(allowed(&all, "journal-worker"), worker);
     assert_eq!(allowed(&all, "journal-gateway"), expected(&[(new, "Write"), ("journal.slots", "Read")]));
     assert_eq!(allowed(&all, "journal-stateless"), expected(&[(published, "Read"), (dead_published, "Write")]));

@@ -80,7 +80,7 @@ fn the_parts_of_counters_may_do_with_kafka_what_they_have_to_and_no_more() {
     let expected = |topics: &[(&str, &str)]| -> BTreeMap<String, Vec<String>> {
         topics.iter().map(|(topic, may)| ((*topic).to_owned(), vec![(*may).to_owned()])).collect()
     };
-    assert_eq!(allowed(&all, "hits-worker"), expected(&[(topic, "Read"), (dead, "Write")]));
+    assert_eq!(allowed(&all, "hits-worker"), expected(&[(topic, "Read"), (dead, "Write"), (slots, "Read")]));
     assert_eq!(allowed(&all, "hits-gateway"), expected(&[(topic, "Write"), (slots, "Read")]));
 }
 

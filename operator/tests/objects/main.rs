@@ -4,6 +4,7 @@
 
 mod blog;
 mod counter;
+mod reshard;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -63,13 +64,7 @@ fn with_plan<K: ServiceKind, T>(service: &K, partitions: u32, read: impl FnOnce(
         kind: K::kind(&()).into_owned(),
         owner: service.controller_owner_ref(&()).unwrap(),
     };
-    let identity = Identity {
-        service_id: "an-id".to_owned(),
-        partitions,
-        max_partitions: 24,
-        fixed: service.fixed().unwrap(),
-        placed: false,
-    };
+    let identity = Identity::first("an-id".to_owned(), partitions, 24, service.fixed().unwrap());
     let shards = shards::sources(&names, &service.service().postgres, partitions);
     read(&Plan {
         service,
@@ -125,6 +120,7 @@ fn a_service_consists_of_what_is_promised() {
         "StatefulSet/demo-2",
         "NetworkPolicy/demo-gateway",
         "NetworkPolicy/demo-init",
+        "NetworkPolicy/demo-mover",
         "NetworkPolicy/demo-0",
         "NetworkPolicy/demo-1",
         "NetworkPolicy/demo-2",
@@ -180,16 +176,6 @@ fn commits_wait_for_a_standby_as_the_spec_says() {
     assert_eq!(cluster(2, None), (synchronous("required"), false));
     assert_eq!(cluster(3, None), (synchronous("required"), true));
     assert_eq!(cluster(3, Some(Durability::Preferred)), (synchronous("preferred"), false));
-}
-
-#[test]
-fn a_workers_pod_does_not_change_with_the_number_of_partitions() {
-    let template = |partitions| {
-        let found = objects(&sample(), partitions).into_iter().find(|object| object.describe() == "StatefulSet/demo-0");
-        let set: StatefulSet = found.unwrap().object.try_parse().unwrap();
-        set.spec.unwrap().template
-    };
-    assert_eq!(template(1), template(5));
 }
 
 #[test]
@@ -324,7 +310,7 @@ fn every_part_may_do_with_kafka_what_it_has_to_and_no_more() {
     let all = objects(&bank, 2);
     let (requests, payments) = ("wallet.transfer_request", "wallet.payment");
     let (dead_requests, dead_payments) = ("wallet.transfer_request.dlq", "wallet.payment.dlq");
-    let worker = expected(&[(payments, &["Read", "Write"]), (dead_payments, &["Write"])]);
+    let worker = expected(&[(payments, &["Read", "Write"]), (dead_payments, &["Write"]), ("bank.slots", &["Read"])]);
     assert_eq!(allowed(&all, "bank-worker"), worker);
     let stateless = expected(&[(requests, &["Read"]), (payments, &["Write"]), (dead_requests, &["Write"])]);
     assert_eq!(allowed(&all, "bank-stateless"), stateless);
@@ -337,7 +323,8 @@ fn every_part_may_do_with_kafka_what_it_has_to_and_no_more() {
     demo.spec.service.kafka = bank.spec.service.kafka.clone();
     let all = objects(&demo, 2);
     let (request, response, dead) = ("account.signup_request", "account.signup_response", "account.signup_request.dlq");
-    let worker = expected(&[(request, &["Read"]), (response, &["Write"]), (dead, &["Write"])]);
+    let worker =
+        expected(&[(request, &["Read"]), (response, &["Write"]), (dead, &["Write"]), ("demo.slots", &["Read"])]);
     assert_eq!(allowed(&all, "demo-worker"), worker);
     let gateway = expected(&[(request, &["Write"]), (response, &["Read"]), ("demo.slots", &["Read"])]);
     assert_eq!(allowed(&all, "demo-gateway"), gateway);

@@ -4,20 +4,8 @@ use std::collections::BTreeMap;
 
 use shardlane_runtime::config::initial_owner;
 
-/// A slot as a shard already has it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Found {
-    /// The partition whose shard it is.
-    pub partition: u32,
-    /// The slot.
-    pub slot: u32,
-    /// Its state there.
-    pub state: String,
-    /// The plan or move that wrote it.
-    pub attempt: Option<String>,
-    /// How often it has changed its owner.
-    pub epoch: i64,
-}
+use crate::moves::edges::{SlotRow, State};
+use crate::moves::recover::sender;
 
 /// What is to be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,9 +64,9 @@ pub enum Misplaced {
 /// Plans the first slot table of `partitions` shards over `slots` slots.
 ///
 /// `placed`: that was done already, so that whatever is missing is lost.
-pub fn plan(found: &[Found], partitions: u32, slots: u32, plan_id: &str, placed: bool) -> Result<First, Misplaced> {
+pub fn plan(found: &[SlotRow], partitions: u32, slots: u32, plan_id: &str, placed: bool) -> Result<First, Misplaced> {
     let mut owners = BTreeMap::new();
-    for row in found.iter().filter(|row| owns(&row.state)) {
+    for row in found.iter().filter(|row| owns(found, row)) {
         if let Some(one) = owners.insert(row.slot, row.partition) {
             return Err(Misplaced::Twice { slot: row.slot, one, other: row.partition });
         }
@@ -101,17 +89,26 @@ pub fn plan(found: &[Found], partitions: u32, slots: u32, plan_id: &str, placed:
     Ok(First::Write(write))
 }
 
-/// Whether a shard with the slot in this state is the one that has its truth.
-pub fn owns(state: &str) -> bool {
-    matches!(state, "active" | "leaving" | "fenced")
+/// Whether a row's shard has the slot's truth, or is about to have it.
+pub fn owns(found: &[SlotRow], row: &SlotRow) -> bool {
+    row.state.owns() || (row.state == State::Incoming && sender(found, row).is_some())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn row(partition: u32, slot: u32, state: &str, attempt: &str) -> Found {
-        Found { partition, slot, state: state.to_owned(), attempt: Some(attempt.to_owned()), epoch: 1 }
+    fn row(partition: u32, slot: u32, state: &str, attempt: &str) -> SlotRow {
+        let state = State::of(state).unwrap();
+        SlotRow { partition, slot, state, attempt: Some(attempt.to_owned()), epoch: 1, moved_to: None }
+    }
+
+    #[test]
+    fn a_slot_on_its_way_is_not_lost() {
+        let sent = SlotRow { moved_to: Some(1), ..row(0, 0, "moved", "a move") };
+        let found = [sent, row(1, 0, "incoming", "a move")];
+        assert_eq!(plan(&found, 2, 1, "p", true), Ok(First::Placed));
+        assert!(plan(&found[..1], 2, 1, "p", true).is_err(), "it never arrived");
     }
 
     #[test]

@@ -1,18 +1,20 @@
 //! `init`: from a custom resource's empty shards to a service whose workers can start. Running it again changes nothing.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use rdkafka::consumer::BaseConsumer;
 use rdkafka::error::KafkaError;
-use shardlane_runtime::config::{ConfigError, ServiceConfig, roles};
+use shardlane_runtime::config::{ConfigError, ServiceConfig};
 use shardlane_runtime::database::BadAddress;
 use shardlane_runtime::hint::Hint;
 use shardlane_runtime::kafka;
-use shardlane_runtime::producer::{Outgoing, Producer};
+use shardlane_runtime::producer::Producer;
 use shardlane_runtime::service::Schema;
 
-use crate::first::{First, Found, Misplaced, owns, plan};
+use crate::first::{First, Misplaced, plan};
+use crate::moves::edges::SlotRow;
+use crate::moves::postgres::{HintError, publish_hints};
+use crate::moves::statements::Trouble;
 use crate::patience::{Passing, patiently};
 use crate::shards::{FirstLog, Shard, address};
 use crate::topics::{self, TopicError};
@@ -83,26 +85,30 @@ pub enum InitError {
     /// Kafka did not answer, or not well.
     #[error("Kafka: {}", kafka::told(.0))]
     Kafka(#[from] KafkaError),
-    /// A hint could not be written as JSON.
-    #[error("cannot write a hint: {0}")]
-    Json(#[from] serde_json::Error),
+    /// Who owns what could not be told.
+    #[error(transparent)]
+    Hints(#[from] HintError),
+    /// A shard is not as it can be.
+    #[error(transparent)]
+    Rows(#[from] Trouble),
 }
 
 impl Passing for InitError {
     fn passes(&self) -> bool {
         match self {
             Self::Shard(error) => !matches!(error, sqlx::Error::Database(_)) || starting(error),
-            Self::Kafka(_) => true,
+            Self::Kafka(_) | Self::Hints(HintError::Kafka(_)) => true,
+            Self::Rows(Trouble::Shard(error)) => !matches!(error, sqlx::Error::Database(_)) || starting(error),
             Self::Topics(error) => error.passes(),
             _ => false,
         }
     }
 }
 
-/// A server that starts, stops, is full or ends a deadlock refuses with a class of its own (PostgreSQL, appendix A).
+/// A server that starts, stops, is full, ends a deadlock or has locked something for others refuses with a class of its own (PostgreSQL, appendix A).
 fn starting(error: &sqlx::Error) -> bool {
     let code = error.as_database_error().and_then(|error| error.code());
-    code.is_some_and(|code| ["57", "53", "08", "40"].iter().any(|class| code.starts_with(class)))
+    code.is_some_and(|code| ["57", "53", "55", "08", "40"].iter().any(|class| code.starts_with(class)))
 }
 
 /// Prepares a service; tries again for ever while the cause may pass by itself, and tells what it waits for.
@@ -121,7 +127,7 @@ async fn attempt(options: &InitOptions) -> Result<(), InitError> {
         let connection = address(folder, partition)?.connect().await?;
         let mut shard = Shard { partition, connection };
         shard.prepare(config, schema).await?;
-        found.extend(shard.slots(config.max_partitions).await?);
+        found.extend(shard.slots(config).await?);
         shards.push(shard);
     }
     tracing::info!(shards = shards.len(), "tables are there");
@@ -135,9 +141,9 @@ async fn attempt(options: &InitOptions) -> Result<(), InitError> {
     }
     let mut placed = Vec::new();
     for shard in &mut shards {
-        placed.extend(shard.slots(config.max_partitions).await?);
+        placed.extend(shard.slots(config).await?);
     }
-    publish_hints(config, &placed).await
+    say_owners(config, &placed).await
 }
 
 /// The log by which slots that are placed now will know it again.
@@ -149,23 +155,13 @@ fn first_log(config: &ServiceConfig, schema: &Schema, slots: &[u32]) -> Result<F
     Ok(FirstLog { topic_id, starts: logs.into_iter().map(|(slot, log)| (slot, log.start)).collect() })
 }
 
-/// Repeats who owns what where gateways and people read it.
-async fn publish_hints(config: &ServiceConfig, placed: &[Found]) -> Result<(), InitError> {
-    let topic: Arc<str> = config.topic(roles::SLOTS)?.name.as_str().into();
-    let name = format!("{}-mover", config.name);
-    let producer = Producer::new(&kafka::lasting_producer(&config.kafka, &name))?;
-    let mut records = Vec::new();
-    for Found { slot, partition, epoch, .. } in placed.iter().filter(|row| owns(&row.state)) {
-        let hint = Hint { slot: *slot, partition: *partition, epoch: *epoch };
-        records.push(Outgoing {
-            topic: Arc::clone(&topic),
-            slot: 0,
-            key: Some(hint.key()),
-            value: Some(serde_json::to_vec(&hint)?),
-            headers: Vec::new(),
-        });
-    }
-    producer.publish_all(&records).await?;
-    tracing::info!(slots = records.len(), "owners are published");
+/// Repeats who owns what where gateways and people read it. Of a slot on its way its mover tells.
+async fn say_owners(config: &ServiceConfig, placed: &[SlotRow]) -> Result<(), InitError> {
+    let producer = Producer::new(&kafka::lasting_producer(&config.kafka, &format!("{}-mover", config.name)))?;
+    let owned = placed.iter().filter(|row| row.state.owns());
+    let hint = |row: &SlotRow| Hint { slot: row.slot, partition: row.partition, epoch: row.epoch };
+    let hints: Vec<_> = owned.map(hint).collect();
+    publish_hints(config, &producer, &hints).await?;
+    tracing::info!(slots = hints.len(), "owners are published");
     Ok(())
 }

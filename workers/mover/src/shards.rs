@@ -7,8 +7,9 @@ use shardlane_runtime::database::{ShardAddress, within};
 use shardlane_runtime::service::Schema;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
 
-use crate::first::Found;
 use crate::init::InitError;
+use crate::moves::edges::SlotRow;
+use crate::moves::statements::slot_rows;
 
 /// A shard, connected.
 pub struct Shard {
@@ -40,18 +41,18 @@ impl Shard {
             let mut tx = self.connection.begin().await?;
             // Two movers at once, after a node was lost, take turns.
             sqlx::query("SELECT pg_advisory_xact_lock(7362514)").execute(&mut *tx).await?;
-            // As every batch does first, so that tables are not locked in another order than a worker locks them.
-            let prepared: bool =
-                sqlx::query_scalar("SELECT to_regclass('shard') IS NOT NULL").fetch_one(&mut *tx).await?;
-            if prepared {
-                sqlx::query("SELECT FROM shard FOR UPDATE").execute(&mut *tx).await?;
+            if !is_prepared(&mut tx, schema).await? {
+                // The text comes from the service's own image.
+                sqlx::raw_sql(AssertSqlSafe(schema.ddl.clone())).execute(&mut *tx).await?;
             }
-            // The text comes from the service's own image.
-            sqlx::raw_sql(AssertSqlSafe(schema.ddl.clone())).execute(&mut *tx).await?;
             let partition = self.partition.cast_signed();
             sqlx::query("INSERT INTO shard (service_id, partition) VALUES ($1, $2) ON CONFLICT DO NOTHING")
                 .bind(&config.id)
                 .bind(partition)
+                .execute(&mut *tx)
+                .await?;
+            sqlx::query("UPDATE shard SET schema_digest = md5($1) WHERE schema_digest IS DISTINCT FROM md5($1)")
+                .bind(&schema.ddl)
                 .execute(&mut *tx)
                 .await?;
             let row = sqlx::query("SELECT service_id, partition FROM shard").fetch_one(&mut *tx).await?;
@@ -70,21 +71,10 @@ impl Shard {
     }
 
     /// The slots that the shard knows. Kafka partitions beyond them, which a worker took in, are none.
-    pub async fn slots(&mut self, max_partitions: u32) -> sqlx::Result<Vec<Found>> {
-        let rows = within(
-            sqlx::query("SELECT slot, state, attempt, epoch FROM slot WHERE slot < $1 ORDER BY slot")
-                .bind(max_partitions.cast_signed())
-                .fetch_all(&mut self.connection),
-        )
-        .await?;
-        let found = |row: &sqlx::postgres::PgRow| Found {
-            partition: self.partition,
-            slot: row.get::<i32, _>(0).unsigned_abs(),
-            state: row.get(1),
-            attempt: row.get(2),
-            epoch: row.get(3),
-        };
-        Ok(rows.iter().map(found).collect())
+    pub async fn slots(&mut self, config: &ServiceConfig) -> Result<Vec<SlotRow>, InitError> {
+        let mut rows = slot_rows(&mut self.connection, &config.id, self.partition).await?;
+        rows.retain(|row| row.slot < config.max_partitions);
+        Ok(rows)
     }
 
     /// Writes the first slots. Worker and mover see them at once or not at all.
@@ -107,4 +97,27 @@ impl Shard {
         })
         .await
     }
+}
+
+/// Whether the tables are those of the schema. If not, the shard's row is locked, as every batch does first, so that tables are
+/// not locked in another order than a worker locks them; and whoever copies rows for long is not waited for, since all batches
+/// would wait with us.
+async fn is_prepared(shard: &mut PgConnection, schema: &Schema) -> sqlx::Result<bool> {
+    sqlx::raw_sql("SET LOCAL lock_timeout = '2s'").execute(&mut *shard).await?;
+    let there: bool = sqlx::query_scalar("SELECT to_regclass('shard') IS NOT NULL").fetch_one(&mut *shard).await?;
+    if !there {
+        return Ok(false);
+    }
+    // Of a shard that an earlier version prepared, no digest is known.
+    let same: Option<bool> = sqlx::query_scalar(
+        "SELECT to_jsonb(s)->>'schema_digest' = md5($1)
+            AND (SELECT bool_and(to_regclass(quote_ident(t)) IS NOT NULL) FROM UNNEST($2::text[]) AS t)
+         FROM shard s FOR UPDATE",
+    )
+    .bind(&schema.ddl)
+    .bind(&schema.tables)
+    .fetch_optional(shard)
+    .await?
+    .flatten();
+    Ok(same.unwrap_or(false))
 }

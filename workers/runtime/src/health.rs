@@ -27,6 +27,8 @@ struct Aside {
     halted: BTreeMap<u32, String>,
     /// What a person should know.
     notices: Vec<String>,
+    /// What this kind of process says besides.
+    besides: BTreeMap<&'static str, serde_json::Value>,
 }
 
 impl Health {
@@ -95,6 +97,18 @@ impl Health {
         (!reasons.is_empty()).then(|| reasons.join("; "))
     }
 
+    /// Whether a part is not ready.
+    pub fn is_waiting(&self, part: &'static str) -> bool {
+        self.waiting.lock().is_ok_and(|waiting| waiting.contains_key(part))
+    }
+
+    /// What `/status` says besides, under a name of its own.
+    pub fn tell(&self, name: &'static str, what: serde_json::Value) {
+        if let Ok(mut aside) = self.aside.lock() {
+            aside.besides.insert(name, what);
+        }
+    }
+
     /// Waits until the process is ready; `false` if it takes longer than this.
     pub async fn wait_until_ready(&self, patience: std::time::Duration) -> bool {
         let ready = async {
@@ -139,13 +153,18 @@ async fn status(State(health): State<Health>) -> impl IntoResponse {
         .map(|(slot, p)| json!({ "slot": slot, "nextOffset": p.next_offset, "logEnd": p.log_end, "lag": p.lag() }))
         .collect();
     let waiting_for = health.reason();
-    let (halted, notices) = health.aside.lock().map(|a| (a.halted.clone(), a.notices.clone())).unwrap_or_default();
+    let of = |aside: &Aside| (aside.halted.clone(), aside.notices.clone(), aside.besides.clone());
+    let (halted, notices, besides) = health.aside.lock().map(|aside| of(&aside)).unwrap_or_default();
     let halted: Vec<_> = halted.iter().map(|(slot, reason)| json!({ "slot": slot, "reason": reason })).collect();
-    Json(json!({
+    let mut status = json!({
         "ready": waiting_for.is_none(),
         "waitingFor": waiting_for,
         "halted": halted,
         "notices": notices,
         "slots": slots,
-    }))
+    });
+    for (name, what) in besides {
+        status[name] = what;
+    }
+    Json(status)
 }

@@ -14,6 +14,7 @@ pub mod cli;
 pub mod column;
 pub mod database;
 pub mod edges;
+mod fences;
 pub mod fresh;
 pub mod gateway;
 pub mod gather;

@@ -238,7 +238,8 @@ fn gauges(registry: &Registry, name: &str, help: &str, label: &str) -> prometheu
     Ok(metric)
 }
 
-fn histogram(registry: &Registry, name: &str, help: &str, buckets: &[f64]) -> prometheus::Result<Histogram> {
+/// A histogram `shardlane_<name>` that a registry tells.
+pub fn histogram(registry: &Registry, name: &str, help: &str, buckets: &[f64]) -> prometheus::Result<Histogram> {
     let metric = Histogram::with_opts(HistogramOpts::from(options(name, help)).buckets(buckets.to_vec()))?;
     registry.register(Box::new(metric.clone()))?;
     Ok(metric)

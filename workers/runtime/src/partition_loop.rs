@@ -3,6 +3,7 @@
 //! Any failure ends in the same place: the slots are read again, and reading goes on from where the shard says that they
 //! stand. So nothing needs to be known of how far a failed batch got.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,6 +12,7 @@ use tokio::sync::Notify;
 
 use crate::edges::{Clock, Log, Outcomes, Read, Shard, ShardError, TakeOver};
 use crate::fresh::{Fresh, Size};
+use crate::gateway::SlotMap;
 use crate::gather::{Gathered, Gathering};
 use crate::health::Health;
 use crate::intake::{Advance, DeadLetter, Keyspace, Positions};
@@ -47,6 +49,8 @@ pub struct PartitionLoop<S, H, L, C> {
     pub committed: Arc<Notify>,
     /// What the relay is woken for, and how far it is.
     pub fresh: Arc<Fresh>,
+    /// Who owns which slot, as the mover last said.
+    pub owners: SlotMap,
     /// Up to where batches are written one by one, because what was gathered was not written; `None` but after that.
     pub singly: Option<Positions>,
 }
@@ -98,6 +102,10 @@ impl From<ShardError> for Failure {
 struct Known {
     version: i64,
     positions: Positions,
+    /// How often each slot had changed its owner.
+    epochs: BTreeMap<u32, i64>,
+    /// Slots that another shard has, and why they are not read.
+    refused: BTreeMap<u32, String>,
     /// When the slots' version was last seen.
     seen: Instant,
     /// How often nothing came since.
@@ -223,7 +231,8 @@ impl<S: Service, H: Shard<S>, L: Log<S>, C: Clock> PartitionLoop<S, H, L, C> {
                     ahead = self.take(&mut known, &how, &mut gathered, prepared).await?;
                     backoff.reset();
                 }
-                Read::Assigned { halted, strays, notices } => {
+                Read::Assigned { mut halted, strays, notices } => {
+                    halted.extend(known.refused.clone());
                     self.health.halt_only(halted);
                     self.health.note(notices);
                     self.health.ready(LOOP);
@@ -322,19 +331,26 @@ impl<S: Service, H: Shard<S>, L: Log<S>, C: Clock> PartitionLoop<S, H, L, C> {
 
     /// Reads the slots and assigns them.
     async fn take_up(&mut self) -> Result<Known, Failure> {
-        let slots = self.shard.slots().await?.ok_or(Failure::End(LoopEnd::Fenced))?;
+        let mut slots = self.shard.slots().await?.ok_or(Failure::End(LoopEnd::Fenced))?;
+        let refused = refused(&self.owners, slots.standings.iter().map(|(slot, at)| (*slot, at.epoch)));
+        slots.standings.retain(|slot, _| !refused.contains_key(slot));
         let positions: Positions = slots.standings.iter().map(|(slot, at)| (*slot, at.next_offset)).collect();
+        let epochs = slots.standings.iter().map(|(slot, at)| (*slot, at.epoch)).collect();
         tracing::info!(version = slots.version, slots = ?positions, "slots taken up");
         self.metrics.keep_slots(|slot| positions.contains_key(&slot));
         for (slot, offset) in &positions {
             self.metrics.applied_to(*slot, *offset);
         }
         self.log.assign(slots.standings);
-        Ok(Known { version: slots.version, positions, seen: self.clock.now(), idle: 0 })
+        Ok(Known { version: slots.version, positions, epochs, refused, seen: self.clock.now(), idle: 0 })
     }
 
     /// Looks for a successor and for a change of the slots.
     async fn look(&mut self, known: &mut Known) -> Result<(), Failure> {
+        let epochs = known.epochs.iter().map(|(slot, epoch)| (*slot, *epoch));
+        if !refused(&self.owners, epochs).is_empty() {
+            return Err(Failure::Stale);
+        }
         match self.shard.slots_version().await? {
             Some(now) if now == known.version => {
                 known.seen = self.clock.now();
@@ -423,6 +439,22 @@ impl<S: Service, H: Shard<S>, L: Log<S>, C: Clock> PartitionLoop<S, H, L, C> {
             tracing::warn!(count = dead.len(), slot, offset, reason, "dead letters; the first is shown");
         }
     }
+}
+
+/// Which of these slots, each with its epoch, another shard has by now: this one was taken back to a time before they moved, and
+/// what it would write of them is not the truth.
+fn refused(owners: &SlotMap, slots: impl Iterator<Item = (u32, i64)>) -> BTreeMap<u32, String> {
+    let newer = slots.filter_map(|(slot, epoch)| Some((slot, owners.after(slot, epoch)?)));
+    newer
+        .map(|(slot, hint)| {
+            let reason = format!(
+                "slot {slot} has moved to partition {}, and this shard knows nothing of it: its database was taken back to an \
+                 earlier state. It is not worked on here; \"kubectl shardlane verify\" shows what lies where",
+                hint.partition
+            );
+            (slot, reason)
+        })
+        .collect()
 }
 
 /// What is to be tried after a piece was refused: its halves, or the record that is refused as a dead letter.

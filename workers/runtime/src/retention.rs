@@ -7,7 +7,7 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
-use sqlx::{AssertSqlSafe, PgConnection};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 use crate::database::{ShardAddress, within};
 use crate::postgres::Session;
@@ -52,11 +52,11 @@ impl Retention {
     /// Removes what is old now. Gives the number of rows.
     async fn look(&mut self, kept: Duration) -> sqlx::Result<u64> {
         let shard = self.session.get().await?;
-        let Some(horizon) = within(horizon(shard, &self.owner, kept)).await? else { return Ok(0) };
+        let horizon = within(horizon(shard, &self.owner, kept)).await?.unwrap_or(0);
         let mut removed = 0;
         for table in &self.tables {
             loop {
-                let rows = within(remove(shard, table, &self.owner, horizon)).await?;
+                let rows = within(remove(shard, table, &self.owner, horizon, kept)).await?;
                 removed += rows;
                 if rows < ROWS.unsigned_abs() {
                     break;
@@ -83,18 +83,32 @@ async fn horizon(shard: &mut PgConnection, owner: &str, kept: Duration) -> sqlx:
     Ok(horizon)
 }
 
-/// Removes some rows. Never one that is not yet published, nor of a slot that is on its way to another shard; one that a
-/// retry has just made young again is another version of the row, so it stays. Batch 0 is of rows that came from another
-/// shard: their age is not known here.
-async fn remove(shard: &mut PgConnection, table: &str, owner: &str, horizon: i64) -> sqlx::Result<u64> {
+/// Removes some rows. Never one that is not yet published, nor of a slot that is on its way to another shard, for a row that is
+/// gone does not show in what is copied after it; the slots' rows are locked against the mover, and not against the loop. One
+/// that a retry has just made young again is another version of the row, so it stays. Batch 0 is of rows that came from another
+/// shard: they are at least as old as their slot has been here.
+async fn remove(shard: &mut PgConnection, table: &str, owner: &str, horizon: i64, kept: Duration) -> sqlx::Result<u64> {
+    let mut tx = shard.begin().await?;
+    let slots: Vec<(i32, Option<bool>)> = sqlx::query_as(
+        "SELECT slot, came_at < now() - make_interval(secs => $1) FROM slot WHERE state = 'active' FOR KEY SHARE",
+    )
+    .bind(kept.as_secs_f64())
+    .fetch_all(&mut *tx)
+    .await?;
+    let (active, aged): (Vec<_>, Vec<_>) =
+        slots.into_iter().map(|(slot, aged)| (slot, aged.unwrap_or(false).then_some(slot))).unzip();
+    let aged: Vec<i32> = aged.into_iter().flatten().collect();
     let statement = format!(
         "DELETE FROM {table} WHERE ctid = ANY(ARRAY(
              SELECT t.ctid FROM {table} t, shard s
-             WHERE s.owner = $1 AND t.batch > 0 AND t.batch <= $2 AND t.batch <= s.relayed_batch
-               AND t.slot IN (SELECT slot FROM slot WHERE state = 'active')
+             WHERE s.owner = $1 AND (
+                 t.batch > 0 AND t.batch <= $2 AND t.batch <= s.relayed_batch AND t.slot = ANY($4)
+                 OR t.batch = 0 AND t.slot = ANY($5))
              LIMIT $3))"
     );
     // The name is one of the service's own tables.
-    let done = sqlx::query(AssertSqlSafe(statement)).bind(owner).bind(horizon).bind(ROWS).execute(shard).await?;
-    Ok(done.rows_affected())
+    let delete = sqlx::query(AssertSqlSafe(statement)).bind(owner).bind(horizon).bind(ROWS).bind(active).bind(aged);
+    let removed = delete.execute(&mut *tx).await?.rows_affected();
+    tx.commit().await?;
+    Ok(removed)
 }

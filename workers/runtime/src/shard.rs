@@ -48,7 +48,7 @@ pub async fn take_over(
 pub async fn load_slots(shard: &mut PgConnection, owner: &str) -> sqlx::Result<Option<Slots>> {
     // One statement, so that version and standings are of one snapshot.
     let rows = sqlx::query(
-        "SELECT s.slots_version, t.slot, t.next_offset, t.topic_id, t.last_timestamp, t.last_digest
+        "SELECT s.slots_version, t.slot, t.next_offset, t.topic_id, t.last_timestamp, t.last_digest, t.epoch
          FROM shard s LEFT JOIN slot t ON t.state IN ('active', 'leaving') WHERE s.owner = $1",
     )
     .bind(owner)
@@ -57,7 +57,8 @@ pub async fn load_slots(shard: &mut PgConnection, owner: &str) -> sqlx::Result<O
     let Some(first) = rows.first() else { return Ok(None) };
     let standing = |row: &sqlx::postgres::PgRow| {
         let next_offset = row.get::<Option<i64>, _>(2)?;
-        let standing = Standing { next_offset, topic_id: row.get(3), last: memory(row.get(4), row.get(5)) };
+        let last = memory(row.get(4), row.get(5));
+        let standing = Standing { next_offset, topic_id: row.get(3), last, epoch: row.get(6) };
         Some((row.get::<Option<i32>, _>(1)?.unsigned_abs(), standing))
     };
     Ok(Some(Slots { version: first.get(0), standings: rows.iter().filter_map(standing).collect() }))
@@ -134,13 +135,47 @@ const MOVE_SLOTS: &str =
 /// Where a slot stands, if the shard works on it.
 pub async fn standing(shard: &mut PgConnection, slot: u32) -> sqlx::Result<Option<Standing>> {
     let row = sqlx::query(
-        "SELECT next_offset, topic_id, last_timestamp, last_digest FROM slot
+        "SELECT next_offset, topic_id, last_timestamp, last_digest, epoch FROM slot
          WHERE slot = $1 AND state IN ('active', 'leaving')",
     )
     .bind(slot.cast_signed())
     .fetch_optional(shard)
     .await?;
-    Ok(row.map(|row| Standing { next_offset: row.get(0), topic_id: row.get(1), last: memory(row.get(2), row.get(3)) }))
+    Ok(row.map(|row| Standing {
+        next_offset: row.get(0),
+        topic_id: row.get(1),
+        last: memory(row.get(2), row.get(3)),
+        epoch: row.get(4),
+    }))
+}
+
+/// Undoes fences that have lasted too long, if `owner` still owns the shard. Gives how many slots were fenced.
+pub async fn undo_fences(shard: &mut PgConnection, owner: &str) -> sqlx::Result<u64> {
+    let due: bool = sqlx::query_scalar(
+        "SELECT EXISTS (SELECT FROM slot WHERE state = 'fenced' AND fence_until < clock_timestamp())",
+    )
+    .fetch_one(&mut *shard)
+    .await?;
+    if !due {
+        return Ok(0);
+    }
+    let mut tx = shard.begin().await?;
+    let owned = sqlx::query("UPDATE shard SET slots_version = slots_version + 1 WHERE owner = $1")
+        .bind(owner)
+        .execute(&mut *tx)
+        .await?;
+    if owned.rows_affected() == 0 {
+        tx.rollback().await?;
+        return Ok(0);
+    }
+    let undone = sqlx::query(
+        "UPDATE slot SET state = 'active', epoch = epoch + 1, attempt = NULL, fence_until = NULL
+         WHERE state = 'fenced' AND fence_until < clock_timestamp()",
+    )
+    .execute(&mut *tx)
+    .await?;
+    tx.commit().await?;
+    Ok(undone.rows_affected())
 }
 
 /// Takes in Kafka partitions that are no slots, if `owner` still owns the shard.

@@ -13,6 +13,8 @@ CREATE TABLE IF NOT EXISTS shard (
 );
 -- How often a worker took over. Two that fight for one shard make it rise without end.
 ALTER TABLE shard ADD COLUMN IF NOT EXISTS take_overs bigint NOT NULL DEFAULT 0;
+-- A digest of these very statements and the service's: what is there already need not be locked to be left as it is.
+ALTER TABLE shard ADD COLUMN IF NOT EXISTS schema_digest text;
 
 -- Where each slot stands; the truth about ownership and offsets.
 CREATE TABLE IF NOT EXISTS slot (
@@ -26,6 +28,10 @@ CREATE TABLE IF NOT EXISTS slot (
     last_digest    bigint,
     moved_to       int
 );
+-- Until when a fence may last; after that the shard's own worker undoes it, so that a lost mover holds nothing up.
+ALTER TABLE slot ADD COLUMN IF NOT EXISTS fence_until timestamptz;
+-- When the slot came from another shard: its rows of that time have batch 0, and are as old as this at least.
+ALTER TABLE slot ADD COLUMN IF NOT EXISTS came_at timestamptz;
 
 -- When the shard had come how far: by this, outcomes are removed that are older than the service keeps them.
 CREATE TABLE IF NOT EXISTS batch_age (

@@ -14,6 +14,8 @@ pub struct Standing {
     pub topic_id: Option<String>,
     /// The last record that was applied; `None` before the first.
     pub last: Option<Memory>,
+    /// How often the slot has changed its owner.
+    pub epoch: i64,
 }
 
 /// Where slots stand.
@@ -128,7 +130,7 @@ mod tests {
     const READER: Reader<'_> = Reader { topic: "t", group: None };
 
     fn at(next_offset: i64, last: Option<Memory>) -> Standing {
-        Standing { next_offset, topic_id: Some("a".to_owned()), last }
+        Standing { next_offset, topic_id: Some("a".to_owned()), last, epoch: 1 }
     }
 
     fn why(standing: &Standing, topic_id: Option<&str>, log: Extent) -> String {

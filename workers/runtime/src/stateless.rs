@@ -225,7 +225,7 @@ fn remembered(next_offset: i64, metadata: &str) -> Standing {
     let topic_id = words.next().filter(|id| !id.is_empty() && *id != "-").map(str::to_owned);
     let mut number = || words.next()?.parse().ok();
     let last = number().zip(number()).map(|(timestamp, digest)| Memory { timestamp, digest });
-    Standing { next_offset, topic_id, last }
+    Standing { next_offset, topic_id, last, epoch: 0 }
 }
 
 impl<S: Step> Member<S> {
@@ -355,8 +355,12 @@ mod tests {
     #[test]
     fn what_is_written_beside_an_offset_is_read_again() {
         let last = Memory { timestamp: 1_700_000_000_000, digest: 42 };
-        let standing =
-            |topic_id: Option<&str>, last| Standing { next_offset: 7, topic_id: topic_id.map(str::to_owned), last };
+        let standing = |topic_id: Option<&str>, last| Standing {
+            next_offset: 7,
+            topic_id: topic_id.map(str::to_owned),
+            last,
+            epoch: 0,
+        };
         assert_eq!(remembered(7, &metadata(Some("abc_-"), last)), standing(Some("abc_-"), Some(last)));
         assert_eq!(remembered(7, &metadata(None, last)), standing(None, Some(last)));
         assert_eq!(remembered(7, ""), standing(None, None), "written by another program");

@@ -10,7 +10,9 @@ use tokio::sync::Notify;
 use crate::apart::apart;
 use crate::database::ShardAddress;
 use crate::edges::{Log, Outbox, Outlet, RealClock, Shard};
+use crate::fences::Fences;
 use crate::fresh::Fresh;
+use crate::gateway::{GatewayError, SLOTS, SlotMap};
 use crate::health::Health;
 use crate::intake::Keyspace;
 use crate::kafka;
@@ -27,6 +29,9 @@ use crate::shard;
 
 /// How long a stopping worker's relay may take to publish what is committed; its successor publishes the rest.
 const LAST_RELAY: Duration = Duration::from_secs(5);
+
+/// How often it is seen whether the owners of all slots are known.
+const GLANCE: Duration = Duration::from_millis(5);
 
 /// How a worker is started.
 #[derive(Clone, Debug)]
@@ -52,6 +57,9 @@ pub enum WorkerError {
     /// A Kafka client could not be made.
     #[error("cannot make a Kafka client: {0}")]
     Kafka(#[from] KafkaError),
+    /// It cannot learn who owns which slot.
+    #[error(transparent)]
+    Owners(#[from] GatewayError),
     /// Its metrics could not be made.
     #[error("cannot make metrics: {0}")]
     Metrics(#[from] prometheus::Error),
@@ -129,7 +137,7 @@ where
 {
     let config = &options.config;
     let metrics = Arc::new(Metrics::new()?);
-    let health = Health::starting(Arc::clone(&metrics), &[LOOP, RELAY]);
+    let health = Health::starting(Arc::clone(&metrics), &[LOOP, RELAY, SLOTS]);
     let service = Arc::new(service);
     let owner = format!("{}-{}-{}", config.name, options.partition, uuid::Uuid::new_v4());
     let edges = wrap(real_edges(&service, &options, &owner, &metrics)?);
@@ -154,10 +162,12 @@ where
         metrics: Arc::clone(&metrics),
         committed,
         fresh,
+        owners: SlotMap::follow(config, &health)?,
         singly: None,
     };
     let behind = Arc::clone(metrics.behind());
     let mut retention = retention::<S>(&options, &owner);
+    let mut fences = Fences::new(options.shard.clone(), &owner);
     let reads = process::serve(options.http_port, service.reads(options.shard.pool(), behind), shutdown.clone());
     let probes = process::serve(options.metrics_port, health.routes(), shutdown.clone());
     let told = move |end| WorkerError::of(end, &options.config, options.partition);
@@ -165,6 +175,7 @@ where
     tokio::select! {
         ended = turned => ended.unwrap_or(Err(WorkerError::ThreadEnded(LOOP))),
         never = retention.run() => match never {},
+        never = fences.run() => match never {},
         // They end only with an error, or with the shutdown, which the loop sees too and takes its time over.
         Err(error) = reads => Err(error.into()),
         Err(error) = probes => Err(error.into()),
@@ -209,6 +220,13 @@ where
 {
     if !turning.take_over(&mut shutdown).await.map_err(&told)? {
         return Ok(());
+    }
+    // A shard that was taken back does not know which of its slots have moved since.
+    while turning.health.is_waiting(SLOTS) {
+        tokio::select! {
+            () = shutdown.wait() => return Ok(()),
+            () = tokio::time::sleep(GLANCE) => {}
+        }
     }
     let (stop, mut stopped) = Shutdown::by_hand();
     let relaying = apart(RELAY, move || async move { relay.run(&mut stopped).await })?;

@@ -5,6 +5,8 @@ use k8s_openapi::api::batch::v1::Job;
 use serde_json::json;
 
 use super::*;
+mod moves;
+
 use crate::controller::complaints::NEEDS_ATTENTION;
 use crate::controller::workers::{HaltedSlot, WorkerStatus};
 
@@ -16,6 +18,10 @@ struct Scene {
     stateless: Option<StatelessLoop<'static>>,
     redis: bool,
     found: Found,
+    obstacle: Option<Obstacle>,
+    joining: Option<Obstacle>,
+    mover: Option<&'static str>,
+    paused: bool,
 }
 
 impl Scene {
@@ -26,19 +32,14 @@ impl Scene {
             kind: "SignupShard".to_owned(),
             owner: serde_json::from_value(json!({ "apiVersion": "", "kind": "", "name": "", "uid": "" })).unwrap(),
         };
-        let identity = Identity {
-            service_id: "an-id".to_owned(),
-            partitions: 2,
-            max_partitions: 8,
-            fixed: String::new(),
-            placed: true,
-        };
+        let identity = Identity { placed: true, ..Identity::first("an-id".to_owned(), 2, 8, String::new()) };
         let shard =
             |partition| ShardSource { partition, secret: format!("secret-{partition}"), cluster: None, version: None };
         let ready = WorkerStatus { ready: true, ..WorkerStatus::default() };
         let gateway: Deployment = serde_json::from_value(json!({ "status": { "readyReplicas": 1 } })).unwrap();
         let (shards, found) = (vec![shard(0), shard(1)], Found::default());
-        let mut scene = Self { names, identity, shards, stateless: None, redis: false, found };
+        let (stateless, redis, obstacle, joining, mover, paused) = (None, false, None, None, None, false);
+        let mut scene = Self { names, identity, shards, stateless, redis, found, obstacle, joining, mover, paused };
         scene.found.gateway = Some(gateway);
         let prepared: Job = serde_json::from_value(json!({ "status": { "succeeded": 1 } })).unwrap();
         scene.found.jobs.insert("demo-init".to_owned(), prepared);
@@ -97,10 +98,11 @@ impl Scene {
             gateways: 1,
             stateless: self.stateless,
             redis: self.redis,
-            obstacle: None,
-            unfulfilled: None,
+            obstacle: self.obstacle.clone(),
+            joining: self.joining.clone(),
+            mover: self.mover,
             rolling: None,
-            paused: false,
+            paused: self.paused,
             image: None,
             redis_image: None,
         };
@@ -316,12 +318,6 @@ fn an_event_tells_of_each_new_reason_once() {
     scene.found.pods = vec![failed_worker(0)];
     scene.says(0, None);
     assert_eq!(reasons(Some(&one), &scene.status(Some(&one))), [(true, "WorkerNotReady".to_owned())]);
-}
-
-#[test]
-fn slots_are_shown_as_ranges() {
-    assert_eq!(ranges(&[0, 1, 2, 3, 7, 9, 10]), "0-3,7,9-10");
-    assert_eq!(ranges(&[]), "");
 }
 
 #[test]

@@ -24,7 +24,7 @@ pub use door::{Door, DoorOptions};
 pub use problem::{Problem, json_body};
 pub use reads::{Answer, Part, Reads, shard_error};
 pub use replies::{Replies, Waiting};
-pub use slots::SlotMap;
+pub use slots::{SLOTS, SlotMap};
 pub use tail::{Follower, Start, tail};
 
 use crate::health::Health;

@@ -10,6 +10,9 @@ use crate::gateway::tail::{Follower, Start, tail};
 use crate::health::Health;
 use crate::hint::Hint;
 
+/// The part of a process's health that this is.
+pub const SLOTS: &str = "slots";
+
 /// Owners of slots.
 #[derive(Clone, Debug, Default)]
 pub struct SlotMap {
@@ -21,7 +24,7 @@ impl SlotMap {
     pub fn follow(config: &ServiceConfig, health: &Health) -> Result<Self, GatewayError> {
         let map = Self::default();
         let learn = map.clone();
-        let follower = Follower { kafka: &config.kafka, name: &config.name, part: "slots", health };
+        let follower = Follower { kafka: &config.kafka, name: &config.name, part: SLOTS, health };
         tail(follower, config.topic(roles::SLOTS)?, Start::Beginning, move |record| {
             match record.value.map(serde_json::from_slice::<Hint>) {
                 Some(Ok(hint)) => learn.learn(hint),
@@ -39,6 +42,11 @@ impl SlotMap {
                 *known = hint;
             }
         }
+    }
+
+    /// What has come after this epoch of a slot, if anything has: a shard whose slot has an older one has been taken back.
+    pub fn after(&self, slot: u32, epoch: i64) -> Option<Hint> {
+        self.hints.read().ok()?.get(&slot).filter(|hint| hint.epoch > epoch).copied()
     }
 
     /// All partitions that own a slot.

@@ -57,6 +57,7 @@ impl Worker {
             metrics: Arc::clone(&metrics),
             committed: Arc::clone(&committed),
             fresh: Arc::clone(&fresh),
+            owners: Default::default(),
             singly: None,
         };
         let (outbox, outlet) = relay_edges(world, server, &name);

@@ -1,0 +1,78 @@
+//! Which partition works on which slots: pure, from what the workers say.
+
+use std::collections::BTreeSet;
+
+use shardlane_config::initial_owner;
+
+use super::status::Facts;
+use crate::api::status::ServiceStatus;
+use crate::identity::Identity;
+
+/// The slots of each shard's partition, in order.
+///
+/// A worker that does not answer has those that it last had, less those that another one has by now. Before anybody has ever
+/// said anything, and anything was ever moved, they lie where they were first placed.
+pub fn of_partitions(facts: &Facts<'_>, identity: &Identity, last: Option<&ServiceStatus>) -> Vec<BTreeSet<u32>> {
+    let partitions: Vec<u32> = facts.shards.iter().map(|shard| shard.partition).collect();
+    let said: Vec<_> = partitions.iter().map(|partition| said(facts, identity, *partition)).collect();
+    let taken: BTreeSet<u32> = said.iter().flatten().flatten().copied().collect();
+    let silent = |partition: u32| &known(identity, last, partition) - &taken;
+    partitions.iter().zip(said).map(|(partition, said)| said.unwrap_or_else(|| silent(*partition))).collect()
+}
+
+/// What a worker says that it has; `None` if it does not know it yet.
+fn said(facts: &Facts<'_>, identity: &Identity, partition: u32) -> Option<BTreeSet<u32>> {
+    let status = facts.found.statuses.get(&facts.names.worker_pod(partition))?;
+    // Slots that somebody added to a topic belong to nobody.
+    let slots = status.slots.iter().map(|each| each.slot).filter(|slot| *slot < identity.max_partitions);
+    let slots: BTreeSet<_> = slots.collect();
+    // Only in a move is one without slots; else it has not read them yet.
+    (!slots.is_empty() || (status.ready && !identity.settled)).then_some(slots)
+}
+
+fn known(identity: &Identity, last: Option<&ServiceStatus>, partition: u32) -> BTreeSet<u32> {
+    let last = last.and_then(|last| last.partitions.iter().find(|each| each.partition == partition));
+    match last {
+        Some(last) => parsed(&last.slots),
+        None if identity.plan == 0 => {
+            let first = |slot: &u32| initial_owner(*slot, identity.partitions, identity.max_partitions) == partition;
+            (0..identity.max_partitions).filter(first).collect()
+        }
+        None => BTreeSet::new(),
+    }
+}
+
+/// Numbers as `0-7,9`.
+pub fn ranges(slots: &BTreeSet<u32>) -> String {
+    let slots: Vec<_> = slots.iter().copied().collect();
+    slots
+        .chunk_by(|a, b| a + 1 == *b)
+        .filter_map(|run| Some((run.first()?, run.last()?)))
+        .map(|(first, last)| if first == last { first.to_string() } else { format!("{first}-{last}") })
+        .collect::<Vec<_>>()
+        .join(",")
+}
+
+/// Numbers from `0-7,9`; what is no number is none.
+fn parsed(ranges: &str) -> BTreeSet<u32> {
+    let range = |range: &str| {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        Some(first.parse::<u32>().ok()?..=last.parse().ok()?)
+    };
+    ranges.split(',').filter_map(range).flatten().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_are_shown_as_ranges_and_read_back() {
+        for (slots, shown) in [(vec![0, 1, 2, 3, 7, 9, 10], "0-3,7,9-10"), (vec![5], "5"), (vec![], "")] {
+            let slots = BTreeSet::from_iter(slots);
+            assert_eq!(ranges(&slots), shown);
+            assert_eq!(parsed(shown), slots);
+        }
+        assert_eq!(parsed("x,3-,4"), BTreeSet::from([4]), "what nobody wrote");
+    }
+}

@@ -1,0 +1,193 @@
+//! What moving needs of the world outside: shards and the hint topic. The real ones are [`super::postgres`]; a test can put a
+//! simulation in their place, or break them on purpose.
+//!
+//! Each step is one transaction on one shard, which first locks the `slot` rows that it is about and looks whether they are
+//! still this attempt's: a mover that stalled and wakes after its successor changes nothing.
+
+use shardlane_runtime::hint::Hint;
+use shardlane_runtime::standing::Standings;
+
+/// Slots that move together.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Group {
+    /// The partition whose shard they leave.
+    pub from: u32,
+    /// The partition whose shard they go to.
+    pub to: u32,
+    /// The slots, in order.
+    pub slots: Vec<u32>,
+}
+
+/// A group that moves, and the attempt that moves it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attempt {
+    /// Its id, which no other attempt has.
+    pub id: String,
+    /// What moves.
+    pub group: Group,
+}
+
+/// The states of a slot's row in a shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum State {
+    /// On its way to this shard; nobody works on it here.
+    Incoming,
+    /// Worked on.
+    Active,
+    /// Worked on, while its rows are copied; nothing of it is pruned.
+    Leaving,
+    /// Not worked on, so that the last of its rows can be copied.
+    Fenced,
+    /// Another shard's.
+    Moved,
+}
+
+impl State {
+    /// As the shard writes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Incoming => "incoming",
+            Self::Active => "active",
+            Self::Leaving => "leaving",
+            Self::Fenced => "fenced",
+            Self::Moved => "moved",
+        }
+    }
+
+    /// What the shard has written.
+    pub fn of(name: &str) -> Option<Self> {
+        [Self::Incoming, Self::Active, Self::Leaving, Self::Fenced, Self::Moved]
+            .into_iter()
+            .find(|state| state.name() == name)
+    }
+
+    /// Whether a shard with the slot in this state is the one that has its truth.
+    pub fn owns(self) -> bool {
+        matches!(self, Self::Active | Self::Leaving | Self::Fenced)
+    }
+}
+
+/// A slot's row, as far as moving needs it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SlotRow {
+    /// The partition whose shard it is in.
+    pub partition: u32,
+    /// The slot.
+    pub slot: u32,
+    /// Its state there.
+    pub state: State,
+    /// The attempt that wrote it.
+    pub attempt: Option<String>,
+    /// How often it has changed its owner.
+    pub epoch: i64,
+    /// Where it went, if it did.
+    pub moved_to: Option<u32>,
+}
+
+/// Why a step was not done.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StepError {
+    /// The rows are no longer this attempt's, or not in the state that the step needs. Nothing was changed.
+    #[error("the slots are no longer this mover's: {0}")]
+    Superseded(String),
+    /// The shard or the broker did not answer, or not well; whether the step was done is not known.
+    #[error("{0}")]
+    Passing(String),
+}
+
+/// A fence, as it was set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fence {
+    /// The last batch that may have written rows of the slots.
+    pub batch: i64,
+    /// Where the slots stand, with their new epochs.
+    pub standings: Standings,
+}
+
+/// Which servers have both sides: a failover changes it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lines {
+    /// Of the shard that the slots leave.
+    pub from: String,
+    /// Of the shard that they go to.
+    pub to: String,
+}
+
+/// What one pass over the source has brought.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pass {
+    /// The last batch that it saw.
+    pub batch: i64,
+    /// Rows that were copied.
+    pub rows: u64,
+    /// Who was asked.
+    pub lines: Lines,
+    /// What of the target is not what it is in the source, if anything was compared and is not.
+    pub differs: Option<String>,
+}
+
+/// How much of what lies in the target is compared with the source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Check {
+    /// All rows of the slots.
+    All,
+    /// Those that this pass has brought.
+    Brought,
+}
+
+/// Shards and the hint topic.
+pub trait World: Send + Sync {
+    /// All slots' rows of a shard.
+    fn rows(&self, partition: u32) -> impl Future<Output = Result<Vec<SlotRow>, StepError>> + Send;
+
+    /// Source: `active` slots become `leaving`. From the return on, nothing of them is pruned. Gives their epochs, in order.
+    fn leave(&self, attempt: &Attempt) -> impl Future<Output = Result<Vec<i64>, StepError>> + Send;
+
+    /// Target: the slots become `incoming`, with these epochs. `true`: rows of an earlier time may lie there.
+    fn expect(&self, attempt: &Attempt, epochs: &[i64]) -> impl Future<Output = Result<bool, StepError>> + Send;
+
+    /// Target: deletes some of what lies there of `incoming` slots. `false`: nothing is left.
+    fn purge(&self, attempt: &Attempt) -> impl Future<Output = Result<bool, StepError>> + Send;
+
+    /// Copies all rows of the slots, as of one snapshot of the source; `copied` hears of rows on their way.
+    fn copy(
+        &self,
+        attempt: &Attempt,
+        copied: &(dyn Fn(u64) + Sync),
+    ) -> impl Future<Output = Result<Pass, StepError>> + Send;
+
+    /// Copies rows that were written after a batch, as of one snapshot of the source, and compares.
+    fn catch_up(
+        &self,
+        attempt: &Attempt,
+        after: i64,
+        check: Check,
+    ) -> impl Future<Output = Result<Pass, StepError>> + Send;
+
+    /// Source: the last batch that is published, and the last one.
+    fn relayed(&self, attempt: &Attempt) -> impl Future<Output = Result<(i64, i64), StepError>> + Send;
+
+    /// Source: `leaving` slots become `fenced`, under the shard's own lock.
+    fn fence(&self, attempt: &Attempt) -> impl Future<Output = Result<Fence, StepError>> + Send;
+
+    /// Source: `fenced` slots become `moved`. The point from which it only goes forward.
+    fn hand_over(&self, attempt: &Attempt) -> impl Future<Output = Result<(), StepError>> + Send;
+
+    /// Source: where `moved` slots stood.
+    fn handed_over(&self, attempt: &Attempt) -> impl Future<Output = Result<Standings, StepError>> + Send;
+
+    /// Tells everybody who owns which slot.
+    fn publish(&self, hints: &[Hint]) -> impl Future<Output = Result<(), StepError>> + Send;
+
+    /// Target: `incoming` slots become `active`, under the shard's own lock. Doing it again changes nothing.
+    fn activate(&self, attempt: &Attempt, standings: &Standings) -> impl Future<Output = Result<(), StepError>> + Send;
+
+    /// Source: slots that are `leaving` or `fenced` become `active` again, under the shard's own lock.
+    fn undo(&self, attempt: &Attempt) -> impl Future<Output = Result<(), StepError>> + Send;
+
+    /// Target: `incoming` slots are forgotten, once everything is purged.
+    fn forget(&self, attempt: &Attempt) -> impl Future<Output = Result<(), StepError>> + Send;
+
+    /// Source: deletes some rows of `moved` slots. `false`: nothing is left, and the slots are forgotten there.
+    fn clean(&self, attempt: &Attempt) -> impl Future<Output = Result<bool, StepError>> + Send;
+}

@@ -1,0 +1,336 @@
+//! The move of one group, step by step, and what is done about a step that fails.
+//!
+//! Before the slots are handed over, whatever happens ends in the same place: the source works on them again, the target forgets
+//! them, and another attempt begins from nothing. After that, the same steps are repeated until they are done.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use shardlane_runtime::edges::Clock;
+use shardlane_runtime::hint::Hint;
+use shardlane_runtime::process::{Backoff, Shutdown};
+use shardlane_runtime::standing::Standings;
+
+use super::edges::{Attempt, Check, Fence, Lines, Pass, StepError, World};
+use super::progress::{Progress, Step};
+
+/// Rows that are few: what is copied while the slots are fenced takes less than a moment.
+const FEW: u64 = 2_000;
+/// A pass that is this short does not get shorter by another one.
+const SHORT: Duration = Duration::from_millis(100);
+/// Most passes before the fence: a source that is written as fast as it is copied does not get nearer.
+const PASSES: u32 = 8;
+/// How often it looks how far the source's relay is, before the fence and under it.
+const LOOK: Duration = Duration::from_millis(100);
+const GLANCE: Duration = Duration::from_millis(5);
+/// Batches that a relay may be behind when the fence is set.
+const NEAR: i64 = 20;
+
+/// Bounds of a move.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// How long a fence may last before it is undone.
+    pub fence: Duration,
+    /// Which part of that may pass before the mover undoes it itself.
+    pub patience: Duration,
+}
+
+impl Bounds {
+    /// Bounds by which a fence lasts no longer than this.
+    pub fn fenced_for(fence: Duration) -> Self {
+        Self { fence, patience: fence * 4 / 5 }
+    }
+}
+
+/// Why a group did not move.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum GroupError {
+    /// A step could not be done.
+    #[error(transparent)]
+    Step(#[from] StepError),
+    /// What lies in the target is not what lies in the source.
+    #[error(
+        "what was copied of the slots {slots} from partition {from} to {to} is not what the source has: {what}. The group was \
+         undone, nothing is lost, and it is tried again"
+    )]
+    Differs {
+        /// Of whom.
+        from: u32,
+        /// To whom.
+        to: u32,
+        /// Which slots.
+        slots: String,
+        /// What differs.
+        what: String,
+    },
+    /// Another server answers for a shard than when the copy began.
+    #[error("a shard has failed over while it was copied")]
+    FailedOver,
+    /// The fence would last too long.
+    #[error("the source's relay has not published everything within {0:?} of the fence")]
+    TooLong(Duration),
+    /// It is to stop.
+    #[error("stopped")]
+    Stopped,
+}
+
+impl GroupError {
+    /// A word for metrics and conditions.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Step(StepError::Superseded(_)) => "superseded",
+            Self::Step(StepError::Passing(_)) => "unavailable",
+            Self::Differs { .. } => "differs",
+            Self::FailedOver => "failed-over",
+            Self::TooLong(_) => "fence-too-long",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
+/// What moves one group.
+pub struct Mover<'a, W, C> {
+    /// The shards.
+    pub world: &'a W,
+    /// Time.
+    pub clock: &'a C,
+    /// Its bounds.
+    pub bounds: Bounds,
+    /// Comes when it is to stop.
+    pub stop: Shutdown,
+    /// Where it says how far it is.
+    pub progress: Arc<Progress>,
+}
+
+impl<W: World, C: Clock> Mover<'_, W, C> {
+    /// Moves a group, or undoes what was begun of it.
+    pub async fn move_group(&self, attempt: &Attempt) -> Result<(), GroupError> {
+        match self.before(attempt).await {
+            Ok(standings) => {
+                self.forward(attempt, &standings).await?;
+                self.progress.done(attempt);
+                Ok(())
+            }
+            Err(error) => {
+                self.progress.undone(attempt, &error);
+                self.go_back(attempt).await?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Everything until the slots are handed over.
+    async fn before(&self, attempt: &Attempt) -> Result<Standings, GroupError> {
+        let copied = self.prepare(attempt).await?;
+        let near = self.approach(attempt, &copied).await?;
+        self.step(attempt, Step::Fenced);
+        let began = self.clock.now();
+        let fence = self.world.fence(attempt).await?;
+        self.progress.fenced(attempt);
+        self.last_delta(attempt, &near, &fence, began).await?;
+        self.hand_over(attempt).await?;
+        Ok(fence.standings)
+    }
+
+    /// Everything is copied once.
+    async fn prepare(&self, attempt: &Attempt) -> Result<Pass, GroupError> {
+        self.step(attempt, Step::Leaving);
+        let epochs = self.world.leave(attempt).await?;
+        if self.world.expect(attempt, &epochs).await? {
+            while self.world.purge(attempt).await? {
+                self.look_for_stop()?;
+            }
+        }
+        self.step(attempt, Step::Copying);
+        let copied = |rows| self.progress.copied(attempt, rows);
+        let mut stop = self.stop.clone();
+        tokio::select! {
+            biased;
+            () = stop.wait() => Err(GroupError::Stopped),
+            pass = self.world.copy(attempt, &copied) => Ok(pass?),
+        }
+    }
+
+    /// What was written meanwhile is copied, until that is little; and once everything is compared.
+    async fn approach(&self, attempt: &Attempt, copied: &Pass) -> Result<Pass, GroupError> {
+        self.step(attempt, Step::CatchingUp);
+        let mut last = self.pass(attempt, copied, Check::All).await?;
+        for _ in 0..PASSES {
+            let began = self.clock.now();
+            last = self.pass(attempt, &last, Check::Brought).await?;
+            if last.rows <= FEW || self.clock.now().duration_since(began) <= SHORT {
+                break;
+            }
+        }
+        loop {
+            self.look_for_stop()?;
+            let (relayed, batch) = self.world.relayed(attempt).await?;
+            if batch - relayed <= NEAR {
+                return Ok(last);
+            }
+            self.clock.sleep(LOOK).await;
+            last = self.pass(attempt, &last, Check::Brought).await?;
+        }
+    }
+
+    /// One pass after another.
+    async fn pass(&self, attempt: &Attempt, last: &Pass, check: Check) -> Result<Pass, GroupError> {
+        self.look_for_stop()?;
+        self.caught_up(attempt, last.batch, &last.lines, check).await
+    }
+
+    async fn caught_up(&self, attempt: &Attempt, after: i64, lines: &Lines, check: Check) -> Result<Pass, GroupError> {
+        let pass = self.world.catch_up(attempt, after, check).await?;
+        self.progress.copied(attempt, pass.rows);
+        if let Some(what) = pass.differs {
+            let group = &attempt.group;
+            let slots = super::ranges(&group.slots);
+            return Err(GroupError::Differs { from: group.from, to: group.to, slots, what });
+        }
+        if pass.lines != *lines {
+            return Err(GroupError::FailedOver);
+        }
+        Ok(pass)
+    }
+
+    /// Under the fence: the last rows, while the source's relay publishes what it still has.
+    async fn last_delta(
+        &self,
+        attempt: &Attempt,
+        near: &Pass,
+        fence: &Fence,
+        began: Instant,
+    ) -> Result<(), GroupError> {
+        self.step(attempt, Step::LastDelta);
+        let relayed = async {
+            while self.world.relayed(attempt).await?.0 < fence.batch {
+                if self.clock.now().duration_since(began) >= self.bounds.patience {
+                    return Err(GroupError::TooLong(self.bounds.patience));
+                }
+                self.clock.sleep(GLANCE).await;
+            }
+            Ok(())
+        };
+        let copied = self.caught_up(attempt, near.batch, &near.lines, Check::Brought);
+        let (relayed, copied) = futures::future::join(relayed, copied).await;
+        relayed?;
+        copied?;
+        if self.clock.now().duration_since(began) >= self.bounds.patience {
+            return Err(GroupError::TooLong(self.bounds.patience));
+        }
+        Ok(())
+    }
+
+    /// The commit point. Whether it was reached is found out, however long the source does not answer.
+    async fn hand_over(&self, attempt: &Attempt) -> Result<(), GroupError> {
+        let mut backoff = Backoff::default();
+        let mut handing = self.world.hand_over(attempt).await;
+        loop {
+            match handing {
+                Ok(()) => break,
+                Err(StepError::Superseded(_)) if self.is_handed_over(attempt).await => break,
+                Err(error @ StepError::Superseded(_)) => return Err(error.into()),
+                Err(StepError::Passing(reason)) => {
+                    self.progress.waits(attempt, &reason);
+                    self.clock.sleep(backoff.wait()).await;
+                    handing = self.world.hand_over(attempt).await;
+                }
+            }
+        }
+        self.step(attempt, Step::Moved);
+        Ok(())
+    }
+
+    /// Whether an earlier try has done it, whose answer was lost.
+    async fn is_handed_over(&self, attempt: &Attempt) -> bool {
+        let mut backoff = Backoff::default();
+        loop {
+            match self.world.handed_over(attempt).await {
+                Ok(_) => return true,
+                Err(StepError::Superseded(_)) => return false,
+                Err(StepError::Passing(reason)) => {
+                    self.progress.waits(attempt, &reason);
+                    self.clock.sleep(backoff.wait()).await;
+                }
+            }
+        }
+    }
+
+    /// From the commit point on.
+    pub async fn forward(&self, attempt: &Attempt, standings: &Standings) -> Result<(), GroupError> {
+        let hint = |(slot, standing): (&u32, &shardlane_runtime::standing::Standing)| Hint {
+            slot: *slot,
+            partition: attempt.group.to,
+            epoch: standing.epoch,
+        };
+        let hints: Vec<Hint> = standings.iter().map(hint).collect();
+        self.until_done(attempt, async || self.world.publish(&hints).await).await?;
+        self.step(attempt, Step::Published);
+        self.until_done(attempt, async || self.world.activate(attempt, standings).await).await?;
+        self.step(attempt, Step::Active);
+        Ok(())
+    }
+
+    /// Goes through with what another mover has handed over.
+    pub async fn go_through(&self, attempt: &Attempt) -> Result<(), GroupError> {
+        self.progress.taken_up(attempt);
+        let standings = self.world.handed_over(attempt).await?;
+        self.forward(attempt, &standings).await?;
+        self.progress.done(attempt);
+        Ok(())
+    }
+
+    /// The source works on the slots again, and the target forgets them.
+    async fn go_back(&self, attempt: &Attempt) -> Result<(), GroupError> {
+        // Whoever has taken over undoes it in his own way.
+        let undone = self.until_done(attempt, async || self.world.undo(attempt).await).await;
+        let forgotten = self.forget(attempt).await;
+        match undone.and(forgotten) {
+            Err(GroupError::Step(StepError::Superseded(why))) => {
+                tracing::info!(attempt = attempt.id, why, "nothing is left to be undone");
+                Ok(())
+            }
+            done => done,
+        }
+    }
+
+    /// The target forgets slots that do not come.
+    pub async fn forget(&self, attempt: &Attempt) -> Result<(), GroupError> {
+        self.until_done(attempt, async || {
+            while self.world.purge(attempt).await? {}
+            self.world.forget(attempt).await
+        })
+        .await
+    }
+
+    /// Undoes what another mover has begun.
+    pub async fn undo(&self, attempt: &Attempt) -> Result<(), GroupError> {
+        self.until_done(attempt, async || self.world.undo(attempt).await).await
+    }
+
+    /// Tries a step again for as long as the world may get better.
+    async fn until_done(
+        &self,
+        attempt: &Attempt,
+        step: impl AsyncFn() -> Result<(), StepError>,
+    ) -> Result<(), GroupError> {
+        let mut backoff = Backoff::default();
+        loop {
+            match step().await {
+                Err(StepError::Passing(reason)) => {
+                    self.progress.waits(attempt, &reason);
+                    self.clock.sleep(backoff.wait()).await;
+                }
+                done => return Ok(done?),
+            }
+        }
+    }
+
+    fn look_for_stop(&self) -> Result<(), GroupError> {
+        if self.stop.has_come() { Err(GroupError::Stopped) } else { Ok(()) }
+    }
+
+    fn step(&self, attempt: &Attempt, step: Step) {
+        self.progress.step(attempt, step);
+    }
+}

@@ -1,0 +1,379 @@
+//! The real shards and the real hint topic.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use shardlane_runtime::config::{ConfigError, ServiceConfig, roles};
+use shardlane_runtime::database::within;
+use shardlane_runtime::hint::Hint;
+use shardlane_runtime::kafka;
+use shardlane_runtime::process::with_causes;
+use shardlane_runtime::producer::{Outgoing, Producer};
+use shardlane_runtime::standing::Standings;
+use sqlx::{AssertSqlSafe, PgConnection};
+
+use super::copy::{Pace, Table, bring_delta, pipe};
+use super::edges::{Attempt, Check, Fence, Lines, Pass, SlotRow, State, StepError, World};
+use super::statements::{
+    Trouble, activate, begin_snapshot, change, compare_all, compare_stage, epochs, expect, forget, line, lock,
+    lock_shard, numbers, slot_rows, standings,
+};
+use crate::shards::address;
+
+/// What a connection is told first. A copy takes as long as it takes; of a mover that is cut off the server learns by itself, and
+/// frees the rows that it has locked.
+const SETUP: &str =
+    "SET statement_timeout = 0; SET idle_in_transaction_session_timeout = '60s'; SET lock_timeout = '10s';
+    SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3; SET client_min_messages = warning";
+/// Pages of a table that are looked through by one statement when rows are deleted.
+const PAGES: i64 = 2_000;
+/// The lock of the one mover at work.
+const ONE_MOVER: &str = "SELECT pg_advisory_lock(7362515)";
+
+/// The shards of a service and its hint topic.
+pub struct PgWorld {
+    config: ServiceConfig,
+    tables: Vec<String>,
+    shards: PathBuf,
+    fence: Duration,
+    pace: Pace,
+    producer: Producer,
+    idle: Mutex<HashMap<u32, Vec<PgConnection>>>,
+    shapes: tokio::sync::OnceCell<Vec<Table>>,
+    /// How far the deletion of rows is, by attempt.
+    deleted: Mutex<HashMap<(String, u32), Cursor>>,
+}
+
+/// A place in the tables of a shard.
+#[derive(Clone, Copy, Debug, Default)]
+struct Cursor {
+    table: usize,
+    page: i64,
+}
+
+impl From<Trouble> for StepError {
+    fn from(trouble: Trouble) -> Self {
+        match trouble {
+            Trouble::Superseded(why) => Self::Superseded(why),
+            Trouble::Shard(error) => Self::Passing(format!("Postgres: {}", with_causes(&error))),
+            Trouble::Address(why) => Self::Passing(why),
+        }
+    }
+}
+
+impl PgWorld {
+    /// The shards of this folder, with these tables.
+    pub fn new(
+        config: &ServiceConfig,
+        tables: &[String],
+        shards: PathBuf,
+        fence: Duration,
+        rows_per_second: Option<u32>,
+    ) -> Result<Self, rdkafka::error::KafkaError> {
+        let name = format!("{}-mover", config.name);
+        Ok(Self {
+            producer: Producer::new(&kafka::lasting_producer(&config.kafka, &name))?,
+            config: config.clone(),
+            tables: tables.to_vec(),
+            shards,
+            fence,
+            pace: Pace::of(rows_per_second),
+            idle: Mutex::default(),
+            shapes: tokio::sync::OnceCell::new(),
+            deleted: Mutex::default(),
+        })
+    }
+
+    /// Waits until no other mover is at work. What it gives has to be kept.
+    pub async fn alone(&self) -> Result<PgConnection, StepError> {
+        let mut connection = self.connection(0).await?;
+        sqlx::raw_sql(ONE_MOVER).execute(&mut connection).await.map_err(Trouble::from)?;
+        Ok(connection)
+    }
+
+    /// A connection that nobody uses. One that is not given back was in the middle of something, and is closed.
+    async fn connection(&self, partition: u32) -> Result<PgConnection, Trouble> {
+        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).get_mut(&partition).and_then(Vec::pop);
+        if let Some(connection) = idle {
+            return Ok(connection);
+        }
+        let address = address(&self.shards, partition).map_err(|error| Trouble::Address(with_causes(&error)))?;
+        let mut connection = address.connect().await?;
+        within(sqlx::raw_sql(SETUP).execute(&mut connection)).await?;
+        Ok(connection)
+    }
+
+    fn give_back(&self, partition: u32, connection: PgConnection) {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).entry(partition).or_default().push(connection);
+    }
+
+    /// One transaction on one shard.
+    async fn transaction<T>(
+        &self,
+        partition: u32,
+        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, Trouble>,
+    ) -> Result<T, StepError> {
+        let mut connection = self.connection(partition).await?;
+        let done = async {
+            within(sqlx::raw_sql("BEGIN").execute(&mut connection)).await?;
+            let done = work(&mut connection).await;
+            let end = if done.is_ok() { "COMMIT" } else { "ROLLBACK" };
+            within(sqlx::raw_sql(end).execute(&mut connection)).await?;
+            done
+        };
+        let done = done.await;
+        if !matches!(done, Err(Trouble::Shard(_))) {
+            self.give_back(partition, connection);
+        }
+        Ok(done?)
+    }
+
+    /// What the tables look like.
+    async fn shapes(&self, shard: &mut PgConnection) -> Result<&[Table], Trouble> {
+        let read = async || {
+            let mut shapes = Vec::new();
+            for name in &self.tables {
+                shapes.push(Table::read(shard, name).await?);
+            }
+            Ok::<_, sqlx::Error>(shapes)
+        };
+        Ok(self.shapes.get_or_try_init(read).await?)
+    }
+
+    /// Deletes some rows of an attempt's slots. `false`: nothing is left.
+    async fn delete_some(&self, shard: &mut PgConnection, attempt: &Attempt, partition: u32) -> Result<bool, Trouble> {
+        let place = (attempt.id.clone(), partition);
+        let cursor =
+            self.deleted.lock().unwrap_or_else(PoisonError::into_inner).get(&place).copied().unwrap_or_default();
+        let shapes = self.shapes(shard).await?;
+        let Some(table) = shapes.get(cursor.table) else {
+            self.deleted.lock().unwrap_or_else(PoisonError::into_inner).remove(&place);
+            return Ok(false);
+        };
+        let pages: i64 =
+            sqlx::query_scalar("SELECT pg_relation_size($1::regclass) / current_setting('block_size')::bigint")
+                .bind(&table.name)
+                .fetch_one(&mut *shard)
+                .await?;
+        let end = cursor.page + PAGES;
+        let delete = format!(
+            "DELETE FROM {} WHERE ctid >= '({},0)'::tid AND ctid < '({end},0)'::tid AND slot = ANY($1)",
+            table.name, cursor.page
+        );
+        sqlx::query(AssertSqlSafe(delete)).bind(numbers(&attempt.group.slots)).execute(&mut *shard).await?;
+        let next =
+            if end < pages { Cursor { page: end, ..cursor } } else { Cursor { table: cursor.table + 1, page: 0 } };
+        self.deleted.lock().unwrap_or_else(PoisonError::into_inner).insert(place, next);
+        Ok(true)
+    }
+
+    /// Copies all tables, each in a transaction of the target.
+    async fn copy_tables(
+        &self,
+        attempt: &Attempt,
+        source: &mut PgConnection,
+        copied: &(dyn Fn(u64) + Sync),
+    ) -> Result<Pass, Trouble> {
+        let (to, slots) = (attempt.group.to, &attempt.group.slots);
+        let (batch, from_line) = begin_snapshot(source).await?;
+        let shapes = self.shapes(source).await?.to_vec();
+        let (mut rows, mut to_line) = (0, String::new());
+        for table in &shapes {
+            let mut target = self.connection(to).await?;
+            within(sqlx::raw_sql("BEGIN").execute(&mut target)).await?;
+            lock(&mut target, attempt, &[State::Incoming]).await?;
+            rows +=
+                pipe((&mut *source, table.copy_out(slots)), (&mut target, table.copy_in()), &self.pace, copied).await?;
+            to_line = line(&mut target).await?;
+            within(sqlx::raw_sql("COMMIT").execute(&mut target)).await?;
+            self.give_back(to, target);
+        }
+        within(sqlx::raw_sql("COMMIT").execute(source)).await?;
+        Ok(Pass { batch, rows, lines: Lines { from: from_line, to: to_line }, differs: None })
+    }
+
+    /// Brings what was written after a batch, and compares.
+    async fn bring(
+        &self,
+        attempt: &Attempt,
+        (source, target): (&mut PgConnection, &mut PgConnection),
+        after: i64,
+        check: Check,
+    ) -> Result<Pass, Trouble> {
+        let slots = &attempt.group.slots;
+        let (batch, from) = begin_snapshot(source).await?;
+        let shapes = self.shapes(source).await?.to_vec();
+        within(sqlx::raw_sql("BEGIN; SET LOCAL enable_seqscan = off").execute(&mut *target)).await?;
+        lock(target, attempt, &[State::Incoming]).await?;
+        let (mut rows, mut differs) = (0, None);
+        for table in &shapes {
+            // Without an index, all of the table is read once; with one, only what is new.
+            let way = if table.by_batch { "SET LOCAL enable_seqscan = off" } else { "SET LOCAL enable_seqscan = on" };
+            sqlx::raw_sql(way).execute(&mut *source).await?;
+            let brought = bring_delta((&mut *source, &mut *target), table, slots, after, &self.pace).await?;
+            if brought > 0 {
+                sqlx::raw_sql(AssertSqlSafe(table.merge())).execute(&mut *target).await?;
+                differs = differs.or(compare_stage(target, table).await?);
+            }
+            rows += brought;
+        }
+        let to = line(target).await?;
+        within(sqlx::raw_sql("COMMIT").execute(&mut *target)).await?;
+        if check == Check::All && differs.is_none() {
+            differs = compare_all(source, target, &shapes, slots).await?;
+        }
+        within(sqlx::raw_sql("COMMIT").execute(source)).await?;
+        Ok(Pass { batch, rows, lines: Lines { from, to }, differs })
+    }
+}
+
+impl World for PgWorld {
+    async fn rows(&self, partition: u32) -> Result<Vec<SlotRow>, StepError> {
+        self.transaction(partition, async |shard| slot_rows(shard, &self.config.id, partition).await).await
+    }
+
+    async fn leave(&self, attempt: &Attempt) -> Result<Vec<i64>, StepError> {
+        self.transaction(attempt.group.from, async |shard| {
+            lock_shard(shard, false).await?;
+            // Stronger than what whoever prunes has of these rows, and waits for it.
+            let rows = lock(shard, attempt, &[State::Active]).await?;
+            change(shard, attempt, "state = 'leaving', attempt = $2").await?;
+            Ok(epochs(&rows))
+        })
+        .await
+    }
+
+    async fn expect(&self, attempt: &Attempt, epochs: &[i64]) -> Result<bool, StepError> {
+        self.transaction(attempt.group.to, async |shard| expect(shard, attempt, epochs).await).await
+    }
+
+    async fn purge(&self, attempt: &Attempt) -> Result<bool, StepError> {
+        let to = attempt.group.to;
+        self.transaction(to, async |shard| {
+            lock(shard, attempt, &[State::Incoming]).await?;
+            self.delete_some(shard, attempt, to).await
+        })
+        .await
+    }
+
+    async fn copy(&self, attempt: &Attempt, copied: &(dyn Fn(u64) + Sync)) -> Result<Pass, StepError> {
+        let from = attempt.group.from;
+        let mut source = self.connection(from).await?;
+        let pass = self.copy_tables(attempt, &mut source, copied).await?;
+        self.give_back(from, source);
+        Ok(pass)
+    }
+
+    async fn catch_up(&self, attempt: &Attempt, after: i64, check: Check) -> Result<Pass, StepError> {
+        let (from, to) = (attempt.group.from, attempt.group.to);
+        let (mut source, mut target) = (self.connection(from).await?, self.connection(to).await?);
+        let pass = self.bring(attempt, (&mut source, &mut target), after, check).await?;
+        self.give_back(from, source);
+        self.give_back(to, target);
+        Ok(pass)
+    }
+
+    async fn relayed(&self, attempt: &Attempt) -> Result<(i64, i64), StepError> {
+        self.transaction(attempt.group.from, async |shard| {
+            Ok(within(sqlx::query_as("SELECT relayed_batch, batch FROM shard").fetch_one(shard)).await?)
+        })
+        .await
+    }
+
+    async fn fence(&self, attempt: &Attempt) -> Result<Fence, StepError> {
+        self.transaction(attempt.group.from, async |shard| {
+            let batch = lock_shard(shard, true).await?;
+            let mut rows = lock(shard, attempt, &[State::Leaving]).await?;
+            let until = format!("clock_timestamp() + interval '{} milliseconds'", self.fence.as_millis());
+            change(shard, attempt, &format!("state = 'fenced', epoch = epoch + 1, fence_until = {until}")).await?;
+            rows.values_mut().for_each(|row| row.standing.epoch += 1);
+            Ok(Fence { batch, standings: standings(&rows) })
+        })
+        .await
+    }
+
+    async fn hand_over(&self, attempt: &Attempt) -> Result<(), StepError> {
+        self.transaction(attempt.group.from, async |shard| {
+            lock(shard, attempt, &[State::Fenced]).await?;
+            change(shard, attempt, &format!("state = 'moved', moved_to = {}, fence_until = NULL", attempt.group.to))
+                .await
+        })
+        .await
+    }
+
+    async fn handed_over(&self, attempt: &Attempt) -> Result<Standings, StepError> {
+        self.transaction(attempt.group.from, async |shard| Ok(standings(&lock(shard, attempt, &[State::Moved]).await?)))
+            .await
+    }
+
+    async fn publish(&self, hints: &[Hint]) -> Result<(), StepError> {
+        publish_hints(&self.config, &self.producer, hints).await.map_err(|error| StepError::Passing(error.to_string()))
+    }
+
+    async fn activate(&self, attempt: &Attempt, standings: &Standings) -> Result<(), StepError> {
+        self.transaction(attempt.group.to, async |shard| activate(shard, attempt, standings).await).await
+    }
+
+    async fn undo(&self, attempt: &Attempt) -> Result<(), StepError> {
+        self.transaction(attempt.group.from, async |shard| {
+            lock_shard(shard, true).await?;
+            lock(shard, attempt, &[State::Leaving, State::Fenced]).await?;
+            let again = "epoch = epoch + (state = 'fenced')::int, state = 'active', attempt = NULL, fence_until = NULL";
+            change(shard, attempt, again).await
+        })
+        .await
+    }
+
+    async fn forget(&self, attempt: &Attempt) -> Result<(), StepError> {
+        self.transaction(attempt.group.to, async |shard| {
+            lock(shard, attempt, &[State::Incoming]).await?;
+            forget(shard, attempt).await
+        })
+        .await
+    }
+
+    async fn clean(&self, attempt: &Attempt) -> Result<bool, StepError> {
+        let from = attempt.group.from;
+        self.transaction(from, async |shard| {
+            lock(shard, attempt, &[State::Moved]).await?;
+            let more = self.delete_some(shard, attempt, from).await?;
+            if !more {
+                forget(shard, attempt).await?;
+            }
+            Ok(more)
+        })
+        .await
+    }
+}
+
+/// Says in the hint topic who owns which slot.
+pub async fn publish_hints(config: &ServiceConfig, producer: &Producer, hints: &[Hint]) -> Result<(), HintError> {
+    let topic: Arc<str> = config.topic(roles::SLOTS)?.name.as_str().into();
+    let mut records = Vec::new();
+    for hint in hints {
+        records.push(Outgoing {
+            topic: Arc::clone(&topic),
+            slot: 0,
+            key: Some(hint.key()),
+            value: Some(serde_json::to_vec(hint)?),
+            headers: Vec::new(),
+        });
+    }
+    Ok(producer.publish_all(&records).await?)
+}
+
+/// Why hints were not published.
+#[derive(Debug, thiserror::Error)]
+pub enum HintError {
+    /// The configuration names no such topic.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A hint could not be written as JSON.
+    #[error("cannot write a hint: {0}")]
+    Json(#[from] serde_json::Error),
+    /// Kafka did not answer, or not well.
+    #[error("Kafka: {}", kafka::told(.0))]
+    Kafka(#[from] rdkafka::error::KafkaError),
+}

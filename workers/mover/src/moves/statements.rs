@@ -1,0 +1,252 @@
+//! The statements of a move, each inside a transaction of its caller.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures::future::try_join;
+use shardlane_runtime::database::within;
+use shardlane_runtime::edges::memory;
+use shardlane_runtime::standing::{Standing, Standings};
+use sqlx::postgres::PgRow;
+use sqlx::{AssertSqlSafe, PgConnection, Row};
+
+use super::copy::Table;
+use super::edges::{Attempt, SlotRow, State};
+
+/// How long all rows of some slots may take to be read once.
+const SUM: Duration = Duration::from_secs(1_800);
+
+/// Why a step failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Trouble {
+    /// The rows are not this attempt's, or not in the right state.
+    #[error("{0}")]
+    Superseded(String),
+    /// The shard did not answer, or not well.
+    #[error(transparent)]
+    Shard(#[from] sqlx::Error),
+    /// The shard cannot be reached as it is configured, or is another one.
+    #[error("{0}")]
+    Address(String),
+}
+
+/// A slot's row that is locked.
+pub struct Locked {
+    state: State,
+    attempt: Option<String>,
+    /// Where it stands.
+    pub standing: Standing,
+}
+
+/// Numbers as Postgres has them.
+pub fn numbers(slots: &[u32]) -> Vec<i32> {
+    slots.iter().map(|slot| slot.cast_signed()).collect()
+}
+
+/// Where slots stand.
+pub fn standings(rows: &BTreeMap<u32, Locked>) -> Standings {
+    rows.iter().map(|(slot, row)| (*slot, row.standing.clone())).collect()
+}
+
+/// How often they have changed their owner.
+pub fn epochs(rows: &BTreeMap<u32, Locked>) -> Vec<i64> {
+    rows.values().map(|row| row.standing.epoch).collect()
+}
+
+/// Locks the shard's own row, before any slot's, as every batch does; `changes`: its worker is to read the slots anew. Gives the
+/// last batch.
+pub async fn lock_shard(shard: &mut PgConnection, changes: bool) -> Result<i64, Trouble> {
+    let lock = sqlx::query_scalar("UPDATE shard SET slots_version = slots_version + $1 RETURNING batch");
+    Ok(within(lock.bind(i64::from(changes)).fetch_one(shard)).await?)
+}
+
+/// Locks the slots' rows, if all are in one of these states and, but for those that are `active`, this attempt's.
+pub async fn lock(
+    shard: &mut PgConnection,
+    attempt: &Attempt,
+    states: &[State],
+) -> Result<BTreeMap<u32, Locked>, Trouble> {
+    let rows = locked(shard, attempt).await?;
+    for slot in &attempt.group.slots {
+        let Some(row) = rows.get(slot) else {
+            return Err(Trouble::Superseded(format!("the shard has no row of slot {slot}")));
+        };
+        let ours = row.attempt.as_deref() == Some(&*attempt.id);
+        if !states.contains(&row.state) || (row.state != State::Active && !ours) {
+            let (state, id) = (row.state.name(), row.attempt.as_deref().unwrap_or("none"));
+            return Err(Trouble::Superseded(format!("slot {slot} is {state} by attempt {id}")));
+        }
+    }
+    Ok(rows)
+}
+
+async fn locked(shard: &mut PgConnection, attempt: &Attempt) -> Result<BTreeMap<u32, Locked>, Trouble> {
+    let rows = sqlx::query(
+        "SELECT slot, state, attempt, next_offset, topic_id, last_timestamp, last_digest, epoch FROM slot
+         WHERE slot = ANY($1) ORDER BY slot FOR UPDATE",
+    )
+    .bind(numbers(&attempt.group.slots));
+    let rows = within(rows.fetch_all(shard)).await?;
+    rows.iter()
+        .map(|row| {
+            let standing = Standing {
+                next_offset: row.get(3),
+                topic_id: row.get(4),
+                last: memory(row.get(5), row.get(6)),
+                epoch: row.get(7),
+            };
+            let locked = Locked { state: state_of(row, 1)?, attempt: row.get(2), standing };
+            Ok((row.get::<i32, _>(0).unsigned_abs(), locked))
+        })
+        .collect()
+}
+
+fn state_of(row: &PgRow, column: usize) -> Result<State, Trouble> {
+    let name: String = row.get(column);
+    State::of(&name).ok_or_else(|| Trouble::Superseded(format!("a slot is {name:?}, which this version does not know")))
+}
+
+/// Changes the slots' rows, which are locked; `$2` is the attempt.
+pub async fn change(shard: &mut PgConnection, attempt: &Attempt, set: &str) -> Result<(), Trouble> {
+    let statement = format!("UPDATE slot SET {set} WHERE slot = ANY($1) AND $2::text IS NOT NULL");
+    let change = sqlx::query(AssertSqlSafe(statement)).bind(numbers(&attempt.group.slots)).bind(&attempt.id);
+    within(change.execute(shard)).await?;
+    Ok(())
+}
+
+/// Has the target expect the slots. `true`: it knew them before, so that rows of that time may be there.
+pub async fn expect(shard: &mut PgConnection, attempt: &Attempt, epochs: &[i64]) -> Result<bool, Trouble> {
+    let known = locked(shard, attempt).await?;
+    if let Some((slot, row)) = known.iter().find(|(_, row)| row.state.owns()) {
+        return Err(Trouble::Superseded(format!("slot {slot} is {} where it should go to", row.state.name())));
+    }
+    let insert = sqlx::query(
+        "INSERT INTO slot (slot, state, attempt, epoch, next_offset)
+         SELECT slot, 'incoming', $1, epoch, 0 FROM UNNEST($2::int[], $3::bigint[]) AS s(slot, epoch)
+         ON CONFLICT (slot) DO UPDATE SET state = 'incoming', attempt = EXCLUDED.attempt, epoch = EXCLUDED.epoch,
+             moved_to = NULL, came_at = NULL",
+    );
+    let insert = insert.bind(&attempt.id).bind(numbers(&attempt.group.slots)).bind(epochs);
+    within(insert.execute(shard)).await?;
+    Ok(!known.is_empty())
+}
+
+/// Has the target's worker work on the slots from where they stood.
+pub async fn activate(shard: &mut PgConnection, attempt: &Attempt, standings: &Standings) -> Result<(), Trouble> {
+    lock_shard(shard, true).await?;
+    let rows = locked(shard, attempt).await?;
+    let ours = |state: State| {
+        let of = |slot: &u32| {
+            rows.get(slot).is_some_and(|row| row.state == state && row.attempt.as_deref() == Some(&*attempt.id))
+        };
+        attempt.group.slots.iter().all(of)
+    };
+    if ours(State::Active) {
+        return Ok(());
+    }
+    if !ours(State::Incoming) {
+        return Err(Trouble::Superseded("the target does not expect the slots".to_owned()));
+    }
+    let last = |read: fn(&shardlane_runtime::intake::Memory) -> i64| -> Vec<Option<i64>> {
+        standings.values().map(|standing| standing.last.as_ref().map(read)).collect()
+    };
+    let update = sqlx::query(
+        "UPDATE slot SET state = 'active', epoch = s.epoch, next_offset = s.next_offset, topic_id = s.topic_id,
+             last_timestamp = s.last_timestamp, last_digest = s.last_digest, came_at = now()
+         FROM UNNEST($1::int[], $2::bigint[], $3::bigint[], $4::text[], $5::bigint[], $6::bigint[])
+              AS s(slot, epoch, next_offset, topic_id, last_timestamp, last_digest)
+         WHERE slot.slot = s.slot",
+    )
+    .bind(standings.keys().map(|slot| slot.cast_signed()).collect::<Vec<_>>())
+    .bind(standings.values().map(|standing| standing.epoch).collect::<Vec<_>>())
+    .bind(standings.values().map(|standing| standing.next_offset).collect::<Vec<_>>())
+    .bind(standings.values().map(|standing| standing.topic_id.as_deref()).collect::<Vec<_>>())
+    .bind(last(|memory| memory.timestamp))
+    .bind(last(|memory| memory.digest));
+    within(update.execute(shard)).await?;
+    Ok(())
+}
+
+/// Has a shard know nothing of the slots.
+pub async fn forget(shard: &mut PgConnection, attempt: &Attempt) -> Result<(), Trouble> {
+    let delete = sqlx::query("DELETE FROM slot WHERE slot = ANY($1)").bind(numbers(&attempt.group.slots));
+    within(delete.execute(shard)).await?;
+    Ok(())
+}
+
+/// All slots' rows of a shard, if it is this service's and partition's.
+pub async fn slot_rows(shard: &mut PgConnection, id: &str, partition: u32) -> Result<Vec<SlotRow>, Trouble> {
+    let whose = sqlx::query_as("SELECT service_id, partition FROM shard");
+    let (found_id, found): (String, i32) = within(whose.fetch_one(&mut *shard)).await?;
+    if found_id != id || found != partition.cast_signed() {
+        return Err(Trouble::Address(format!(
+            "the database of partition {partition} belongs to partition {found} of the service with id {found_id:?}; point this \
+             partition's Secret at its own database"
+        )));
+    }
+    let rows = sqlx::query("SELECT slot, state, attempt, epoch, moved_to FROM slot ORDER BY slot");
+    let rows = within(rows.fetch_all(shard)).await?;
+    rows.iter()
+        .map(|row| {
+            Ok(SlotRow {
+                partition,
+                slot: row.get::<i32, _>(0).unsigned_abs(),
+                state: state_of(row, 1)?,
+                attempt: row.get(2),
+                epoch: row.get(3),
+                moved_to: row.get::<Option<i32>, _>(4).map(i32::unsigned_abs),
+            })
+        })
+        .collect()
+}
+
+/// Begins a snapshot. Gives the last batch in it, and the server's time line.
+pub async fn begin_snapshot(shard: &mut PgConnection) -> Result<(i64, String), Trouble> {
+    within(sqlx::raw_sql("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY").execute(&mut *shard)).await?;
+    let batch = within(sqlx::query_scalar("SELECT batch FROM shard").fetch_one(&mut *shard)).await?;
+    Ok((batch, line(shard).await?))
+}
+
+/// The server's time line, which every failover changes.
+pub async fn line(shard: &mut PgConnection) -> Result<String, Trouble> {
+    // Of what the server writes now: its control file says it only after the next checkpoint.
+    let line = sqlx::query_scalar("SELECT substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8)");
+    Ok(within(line.fetch_one(shard)).await?)
+}
+
+/// What of the rows that were just brought does not lie in the table as it was sent.
+pub async fn compare_stage(shard: &mut PgConnection, table: &Table) -> Result<Option<String>, Trouble> {
+    let Some(statement) = table.compare_stage() else { return Ok(None) };
+    let (sent, same): (i64, i64) = sqlx::query_as(AssertSqlSafe(statement)).fetch_one(shard).await?;
+    Ok((sent != same)
+        .then(|| format!("of {sent} rows of {} that were brought, {same} are as they were sent", table.name)))
+}
+
+/// What of all rows does not lie in the target as it lies in the source's snapshot.
+pub async fn compare_all(
+    source: &mut PgConnection,
+    target: &mut PgConnection,
+    tables: &[Table],
+    slots: &[u32],
+) -> Result<Option<String>, Trouble> {
+    // All of a table is read, however the connection was set for other statements.
+    sqlx::raw_sql("SET LOCAL enable_seqscan = on").execute(&mut *source).await?;
+    for table in tables {
+        let (there, here) = try_join(sum(source, table, slots), sum(target, table, slots)).await?;
+        if there != here {
+            return Ok(Some(format!(
+                "{}: {} rows with the digest {} in the source, {} rows with {} in the target",
+                table.name, there.0, there.1, here.0, here.1
+            )));
+        }
+    }
+    Ok(None)
+}
+
+async fn sum(shard: &mut PgConnection, table: &Table, slots: &[u32]) -> sqlx::Result<(i64, String)> {
+    let sum = async { sqlx::query_as(AssertSqlSafe(table.sum(slots))).fetch_one(shard).await };
+    match tokio::time::timeout(SUM, sum).await {
+        Ok(sum) => sum,
+        Err(_) => Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())),
+    }
+}
