@@ -1,15 +1,21 @@
 //! Requests put straight into the log: no client asks again, so an answer that was lost stays lost and is noticed.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use shardlane_runtime::intake::Keyspace;
 use shardlane_runtime::producer::{Outgoing, Producer};
 
 use crate::plain::PlainService;
+use crate::signups::{Outcomes, Told};
 use crate::{same, setting, topic};
+
+/// A steady load: so many requests, and the time between two lots of them.
+const LOT: usize = 20;
+const BREATH: Duration = Duration::from_millis(50);
 
 /// Requests `r0`, `r1` and so on, for names in turn: the first for each name is the one with the lowest number.
 pub struct Direct<'a> {
@@ -55,7 +61,33 @@ impl<'a> Direct<'a> {
         Ok(self.producer.publish_all(&records).await?)
     }
 
-    /// Waits until every request is answered, and checks that all answers to each are the right one.
+    /// Puts requests into the log without a break for as long as something goes on.
+    pub async fn meanwhile<T>(&mut self, something: impl Future<Output = Result<T>>) -> Result<T> {
+        let over = Cell::new(false);
+        let load = async {
+            while !over.get() {
+                self.send(LOT).await?;
+                tokio::time::sleep(BREATH).await;
+            }
+            Ok(())
+        };
+        let something = async {
+            let done = something.await;
+            over.set(true);
+            done
+        };
+        let (sent, done) = futures::future::join(load, something).await;
+        sent.and(done)
+    }
+
+    /// What each request must be told.
+    pub fn outcomes(&self) -> Outcomes {
+        let told = |n: usize| Told { username: format!("name-{}", n % self.names), success: n < self.names };
+        (0..self.sent).map(|n| (format!("r{n}"), told(n))).collect()
+    }
+
+    /// Waits until every request is answered, and checks that all answers to each are the right one, and that the first ones
+    /// came in the order of each name's requests.
     pub async fn check(&self, patience: Duration) -> Result<()> {
         let (requests, mut answers, mut read) = (self.sent, BTreeSet::new(), 0);
         let enough = move |seen: &[topic::Seen]| {
@@ -65,17 +97,21 @@ impl<'a> Direct<'a> {
         };
         let kafka = setting("SHARDLANE_TEST_KAFKA")?;
         let seen = topic::read_until(&kafka, self.service.topic("response")?, patience, enough).await?;
-        let mut told = BTreeMap::new();
+        let (mut told, mut last) = (BTreeMap::new(), BTreeMap::new());
         for record in &seen {
             let response = record.json()?;
             let id = response["request_id"].as_str().context("no request_id")?.to_owned();
             let success = response["success"].as_bool().context("no success")?;
-            same(&format!("answers to {id}"), *told.entry(id).or_insert(success), success)?;
+            let n: usize = id.strip_prefix('r').context("id")?.parse()?;
+            if let Some(before) = told.insert(n, success) {
+                same(&format!("answers to {id}"), success, before)?;
+            } else if let Some(before) = last.insert(n % self.names, n) {
+                ensure!(before + self.names == n, "{id} was answered after r{before}");
+            }
         }
         same("answered requests", told.len(), requests)?;
-        for (id, success) in told {
-            let n: usize = id.strip_prefix('r').context("id")?.parse()?;
-            same(&format!("success of {id}"), success, n < self.names)?;
+        for (n, success) in told {
+            same(&format!("success of r{n}"), success, n < self.names)?;
         }
         Ok(())
     }

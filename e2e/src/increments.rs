@@ -127,6 +127,21 @@ impl Pool {
 
     /// Waits until the counters are what was acknowledged, exactly.
     pub async fn settle(&self, sums: &Sums) -> Result<()> {
+        let exact = |key: Uuid, value: Option<i64>| same(&format!("counter {key}"), value, sums.get(&key).copied());
+        self.until_all(sums, exact).await
+    }
+
+    /// Waits until the counters are at least what was acknowledged: others may raise them still.
+    pub async fn reach(&self, sums: &Sums) -> Result<()> {
+        let enough = |key: Uuid, value: Option<i64>| {
+            let least = sums.get(&key).copied();
+            ensure!(value >= least, "counter {key}: found {value:?}, expected {least:?} at least");
+            Ok(())
+        };
+        self.until_all(sums, enough).await
+    }
+
+    async fn until_all(&self, sums: &Sums, check: impl Fn(Uuid, Option<i64>) -> Result<()>) -> Result<()> {
         let keys: Vec<_> = sums.keys().copied().collect();
         for keys in keys.chunks(ASKED) {
             let list: Vec<_> = keys.iter().map(Uuid::to_string).collect();
@@ -136,7 +151,7 @@ impl Pool {
                 ensure!(status == 200, "{status}: {answer}");
                 for counter in answer["counters"].as_array().context("no counters")? {
                     let key: Uuid = counter["key"].as_str().context("no key")?.parse()?;
-                    same(&format!("counter {key}"), counter["value"].as_i64(), sums.get(&key).copied())?;
+                    check(key, counter["value"].as_i64())?;
                 }
                 Ok(())
             })

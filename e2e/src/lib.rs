@@ -18,6 +18,8 @@ pub mod load;
 pub mod movers;
 pub mod plain;
 pub mod posts;
+#[cfg(feature = "operator")]
+pub mod reshard;
 pub mod signups;
 #[cfg(feature = "operator")]
 mod spec;

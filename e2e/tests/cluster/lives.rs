@@ -19,8 +19,8 @@ use shardlane_operator::controller;
 
 use crate::services::{cloud_native_pg, spec, unique};
 
-const OPERATOR: &str = "app.kubernetes.io/component=operator";
-const SYSTEM: &str = "shardlane-system";
+pub const OPERATOR: &str = "app.kubernetes.io/component=operator";
+pub const SYSTEM: &str = "shardlane-system";
 
 /// Everything in the tests' namespace that carries a service's name, but for events.
 async fn parts(client: &Client, name: &str) -> Result<BTreeSet<String>> {
@@ -47,7 +47,7 @@ async fn topics_of(name: &str) -> Result<Vec<String>> {
     Ok(all.into_iter().filter(|topic| topic.starts_with(&format!("{name}."))).collect())
 }
 
-async fn gone(client: &Client, name: &str) -> Result<()> {
+pub async fn gone(client: &Client, name: &str) -> Result<()> {
     until(Duration::from_secs(180), async || match services(client).get_opt(name).await? {
         None => Ok(()),
         Some(_) => bail!("{name} is still there"),

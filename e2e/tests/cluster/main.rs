@@ -7,6 +7,7 @@ mod causes;
 mod counter;
 mod faults;
 mod lives;
+mod reshard;
 mod services;
 mod specs;
 mod wallet;

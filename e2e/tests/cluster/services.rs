@@ -160,7 +160,8 @@ impl Databases {
         self.names.iter().map(|name| json!({ "secretRef": { "name": name } })).collect()
     }
 
-    async fn connect(&self) -> Result<Vec<PgConnection>> {
+    /// Connections to all of them.
+    pub async fn connect(&self) -> Result<Vec<PgConnection>> {
         let mut connections = Vec::new();
         for name in &self.names {
             connections.push(PgConnection::connect(&self.uri(name)).await?);

@@ -207,9 +207,14 @@ async fn another_target_on_the_way_waits_until_the_first_mover_has_ended() -> Re
     // What the first one did counts for nothing.
     let status = Patch::Merge(json!({ "status": { "succeeded": 1 } }));
     jobs(&place).patch_status(&first, &PatchParams::default(), &status).await?;
-    let left = jobs(&place).get(&first).await?.metadata.finalizers.unwrap_or_default();
-    let left: Vec<_> = left.into_iter().filter(|finalizer| finalizer != "shardlane.dev/test").collect();
-    hold(json!(left)).await?;
+    until(PATIENCE, async || {
+        let left = jobs(&place).get(&first).await?.metadata.finalizers.unwrap_or_default();
+        let left: Vec<_> = left.into_iter().filter(|finalizer| finalizer != "shardlane.dev/test").collect();
+        // Refused if somebody has taken another one away since.
+        hold(json!(left)).await?;
+        Ok(())
+    })
+    .await?;
     let second = mover(&place, 3, 4).await?;
     ensure!(second.name_any() != first, "the same Job");
     untouched(&place, 4).await?;

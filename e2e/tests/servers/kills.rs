@@ -91,7 +91,7 @@ async fn a_stopped_worker_that_wakes_after_its_successor_changes_nothing() -> Re
 }
 
 /// Every row of the shard, as text, once all of it is relayed.
-async fn everything(shard: &mut PgConnection) -> Result<Vec<String>> {
+pub(crate) async fn everything(shard: &mut PgConnection) -> Result<Vec<String>> {
     while !sqlx::query_scalar("SELECT batch = relayed_batch FROM shard").fetch_one(&mut *shard).await? {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

@@ -7,6 +7,7 @@ mod counter;
 mod halts;
 mod kills;
 mod loop_and_fence;
+mod moves;
 mod original;
 mod pages;
 mod poison;

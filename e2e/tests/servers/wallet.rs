@@ -13,7 +13,7 @@ use shardlane_runtime::intake::Keyspace;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-fn spec(name: &str, partitions: u32, slots: u32) -> Value {
+pub(crate) fn spec(name: &str, partitions: u32, slots: u32) -> Value {
     json!({
         "partitions": partitions,
         "maxPartitions": slots,
@@ -23,16 +23,16 @@ fn spec(name: &str, partitions: u32, slots: u32) -> Value {
 }
 
 /// A wallet and all its processes.
-struct Wallet {
-    service: PlainService,
-    workers: Vec<Process>,
+pub(crate) struct Wallet {
+    pub(crate) service: PlainService,
+    pub(crate) workers: Vec<Process>,
     paymentd: Process,
     gateway: Process,
-    bank: Bank,
+    pub(crate) bank: Bank,
 }
 
 impl Wallet {
-    async fn start(name: &str, spec: Value) -> Result<Self> {
+    pub(crate) async fn start(name: &str, spec: Value) -> Result<Self> {
         let service = PlainService::prepare_as::<WalletPartition>(name, spec).await?;
         let workers = service.workers().await?;
         let paymentd = service.stateless("paymentd", "paymentd-0").await?;

@@ -48,7 +48,10 @@ pub(super) fn job<K: ServiceKind>(
             ..Volume::default()
         });
     }
-    let template = template(labels.clone(), &plan.hash(part)?, spec);
+    // It reads how to reach the shards when it starts, and a database that is another one has to be prepared anew.
+    let versions: Vec<_> = plan.shards.iter().map(|shard| shard.version.as_deref().unwrap_or_default()).collect();
+    let reads = format!("{}-{}", plan.hash(part)?, config::short_hash(&versions.join(" ")));
+    let template = template(labels.clone(), &reads, spec);
     let hash = config::short_hash(&serde_json::to_string(&template)?);
     let spec = JobSpec { template, backoff_limit: Some(1_000), ..JobSpec::default() };
     Ok((Job { metadata: plan.names.meta(String::new(), labels), spec: Some(spec), ..Job::default() }, hash))

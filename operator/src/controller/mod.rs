@@ -244,7 +244,10 @@ async fn reconcile<K: ServiceKind>(
         }
     };
     let now = match turn::turn(&context, service).await {
-        Err(stale) if stale.is_stale() => return Ok(Action::requeue(WHILE_WAITING)),
+        Err(stale) if stale.is_stale() => {
+            tracing::debug!(service = service.name_any(), %stale, "looking again");
+            return Ok(Action::requeue(WHILE_WAITING));
+        }
         done => done?,
     };
     let settled = now.is_settled();

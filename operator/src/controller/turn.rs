@@ -143,20 +143,17 @@ async fn make<K: ServiceKind>(
     };
     // An init Job of this service has succeeded at some time: from now on, an empty shard is a lost one.
     plan.identity.placed |= found.jobs.values().any(dereference::has_succeeded);
+    read_shards(context, names, &mut plan.shards, &mut found).await?;
     if !spec.paused {
         plan.identity = reshard::next(&plan, &found)?;
         plan.shards = shards::sources(names, &spec.postgres, plan.identity.partitions);
-    }
-    let of_shards = plan.shards.iter().map(|shard| &*shard.secret);
-    found.secrets.extend(dereference::secrets(&context.secrets, names, of_shards).await?);
-    for shard in &mut plan.shards {
-        shard.version = found.secrets.get(&shard.secret).map(|secret| secret.version(&["uri"]));
+        read_shards(context, names, &mut plan.shards, &mut found).await?;
     }
     let (standing, joining) = reshard::split(&plan.identity, &plan.shards);
     let obstacle = reached.err().or_else(|| validate::shards(standing, &found).err());
     let obstacle = obstacle.or_else(|| validate::secrets(&found, by_name()).err());
     let obstacle = obstacle.or_else(|| validate::strimzi(&found));
-    let joining = validate::shards(joining, &found).err();
+    let joining = validate::going(joining, there).or_else(|| validate::shards(joining, &found).err());
     let mut turn = Turn { shards: plan.shards.clone(), found, obstacle, joining, ..Turn::default() };
     if spec.paused {
         reshard::hold(context, names, &turn.found).await?;
@@ -165,6 +162,21 @@ async fn make<K: ServiceKind>(
     }
     turn.identity = Some(plan.identity);
     Ok(turn)
+}
+
+/// Reads the Secrets by which shards are reached.
+async fn read_shards(
+    context: &Context,
+    names: &Names,
+    shards: &mut [shards::ShardSource],
+    found: &mut Found,
+) -> kube::Result<()> {
+    let named = shards.iter().map(|shard| &*shard.secret);
+    found.secrets.extend(dereference::secrets(&context.secrets, names, named).await?);
+    for shard in shards {
+        shard.version = found.secrets.get(&shard.secret).map(|secret| secret.version(&["uri"]));
+    }
+    Ok(())
 }
 
 /// Applies what can be applied now.

@@ -157,6 +157,16 @@ pub fn identity(spec: &ServiceSpec, fixed: &str, identity: &Identity) -> Result<
     Ok(())
 }
 
+/// Shards that are going, since all slots were once moved off them, and that are to come again.
+pub fn going(shards: &[ShardSource], there: &Objects) -> Option<Obstacle> {
+    let goes = |cluster: &&String| {
+        there.get("Cluster", cluster).is_some_and(|seen| seen.metadata.deletion_timestamp.is_some())
+    };
+    let cluster = shards.iter().filter_map(|shard| shard.cluster.as_ref()).find(goes)?;
+    let message = format!("waiting for the Cluster {cluster} of before to be gone");
+    Some(Obstacle { reason: "ShardStarting", message, passes: true })
+}
+
 /// What the processes still wait for.
 pub fn shards(shards: &[ShardSource], found: &Found) -> Result<(), Obstacle> {
     let managed = shards.iter().any(|shard| shard.cluster.is_some());
@@ -210,6 +220,22 @@ mod tests {
 
     use super::*;
     use crate::watched::{ObjectKey, Seen};
+
+    #[test]
+    fn a_shard_that_goes_is_not_taken_for_one_that_comes() {
+        let cluster = |gone: Option<&str>| -> Objects {
+            let key = ObjectKey { kind: "Cluster".to_owned(), name: "demo-shard-2".to_owned() };
+            let object = json!({ "metadata": { "name": "demo-shard-2", "deletionTimestamp": gone } });
+            [(key, Seen::of(serde_json::from_value(object).unwrap()))].into_iter().collect()
+        };
+        let cluster_of = |partition| Some(format!("demo-shard-{partition}"));
+        let shard =
+            |partition| ShardSource { partition, secret: String::new(), cluster: cluster_of(partition), version: None };
+        let shards = [shard(1), shard(2)];
+        assert_eq!(going(&shards, &cluster(None)), None);
+        let found = going(&shards, &cluster(Some("2026-01-01T00:00:00Z"))).unwrap();
+        assert!(found.passes && found.message.contains("demo-shard-2"), "{}", found.message);
+    }
 
     #[test]
     fn services_of_two_kinds_do_not_share_a_name() {

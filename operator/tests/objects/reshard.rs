@@ -165,4 +165,15 @@ fn the_mover_is_in_kafka_who_the_init_job_is() {
         })
     };
     assert_ne!(credentials("a"), credentials("b"), "a new password is a new pod");
+    let shards = |version: &str| {
+        with_plan(&service, 3, |plan| {
+            let mut plan = plan.clone();
+            plan.shards[2].version = Some(version.to_owned());
+            let all = processes(&plan).unwrap();
+            let init = all.iter().find(|object| object.resource.kind == "Job").unwrap().describe();
+            (reshard::job(&plan).unwrap().metadata.name.unwrap(), init)
+        })
+    };
+    let (before, after) = (shards("a"), shards("b"));
+    assert!(before.0 != after.0 && before.1 != after.1, "another database has to be prepared, and reached");
 }

@@ -133,7 +133,7 @@ pub async fn expect(shard: &mut PgConnection, attempt: &Attempt, epochs: &[i64])
 
 /// Has the target's worker work on the slots from where they stood.
 pub async fn activate(shard: &mut PgConnection, attempt: &Attempt, standings: &Standings) -> Result<(), Trouble> {
-    lock_shard(shard, true).await?;
+    lock_shard(shard, false).await?;
     let rows = locked(shard, attempt).await?;
     let ours = |state: State| {
         let of = |slot: &u32| {
@@ -147,6 +147,7 @@ pub async fn activate(shard: &mut PgConnection, attempt: &Attempt, standings: &S
     if !ours(State::Incoming) {
         return Err(Trouble::Superseded("the target does not expect the slots".to_owned()));
     }
+    lock_shard(shard, true).await?;
     let last = |read: fn(&shardlane_runtime::intake::Memory) -> i64| -> Vec<Option<i64>> {
         standings.values().map(|standing| standing.last.as_ref().map(read)).collect()
     };

@@ -1,11 +1,13 @@
 //! The loop's and the relay's edges in the simulated world. Every step is a point at which anything else may happen first.
 
+use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex};
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use rand::RngExt;
+use shardlane_mover::moves::edges::State;
 use shardlane_runtime::edges::{
     Clock, Fence, Log, Outbox, OutboxError, Outcomes, Outlet, Read, Shard, ShardError, Slots, TakeOver, Window,
 };
@@ -18,24 +20,33 @@ use shardlane_runtime::service::{Accepted, Rejection};
 use shardlane_runtime::standing::{Standing, Standings};
 
 use crate::service::{Answer, Model, REFUSED, Request};
-use crate::world::{Db, Fault, LARGEST, Letter, Published, Row, Shared, World, keyspace};
+use crate::world::{Db, Fault, LARGEST, Letter, Published, Row, Shared, Slot, Tables, World, keyspace};
 
 /// Lets everything else go first, for as long as the scheduler likes.
 pub async fn step() {
     let mut seen = false;
-    poll_fn(|_| if std::mem::replace(&mut seen, true) { Poll::Ready(()) } else { Poll::Pending }).await;
+    let waits = |context: &mut Context<'_>| {
+        // A task of several tasks goes on only with those that say so.
+        context.waker().wake_by_ref();
+        if std::mem::replace(&mut seen, true) { Poll::Ready(()) } else { Poll::Pending }
+    };
+    poll_fn(waits).await;
 }
 
-/// A worker's way to its shard.
-struct Session {
+/// A way to a shard.
+pub struct Session {
     world: Shared,
     server: usize,
     id: Option<u64>,
 }
 
 impl Session {
+    pub fn new(world: &Shared, server: usize) -> Self {
+        Self { world: world.clone(), server, id: None }
+    }
+
     /// A step of this session. The connection may break before it.
-    async fn step(&mut self) -> Result<(), ShardError> {
+    pub async fn step(&mut self) -> Result<(), ShardError> {
         step().await;
         let mut world = self.world.lock();
         let id = match self.id {
@@ -50,7 +61,7 @@ impl Session {
     }
 
     /// The connection has broken; the server may find that out now or later.
-    fn broken(&mut self) -> ShardError {
+    pub fn broken(&mut self) -> ShardError {
         let mut world = self.world.lock();
         if let Some(id) = self.id.take()
             && (!world.unruly || world.chance(0.7))
@@ -61,7 +72,7 @@ impl Session {
     }
 
     /// Waits for the fence row.
-    async fn lock(&mut self) -> Result<(), ShardError> {
+    pub async fn lock(&mut self) -> Result<(), ShardError> {
         loop {
             self.step().await?;
             let mut world = self.world.lock();
@@ -73,23 +84,62 @@ impl Session {
         }
     }
 
-    fn unlock(&mut self) {
+    pub fn unlock(&mut self) {
         self.world.lock().servers[self.server].locked_by = None;
     }
+
+    /// The connection is closed, and the server knows.
+    pub fn close(&mut self) {
+        if let Some(id) = self.id.take() {
+            self.world.lock().disconnect(self.server, id);
+        }
+    }
+}
+
+/// What a worker's transaction has made of its shard.
+struct Tx {
+    db: Db,
+    /// The slots that it has moved on, whose rows it holds.
+    advanced: Vec<u32>,
+}
+
+impl Tx {
+    /// Takes over what the transaction wrote. Others have written other rows meanwhile.
+    fn commit(self, db: &mut Db) {
+        let Self { db: tx, advanced } = self;
+        let batch = tx.batch;
+        (db.batch, db.relayed) = (batch, tx.relayed);
+        for slot in advanced {
+            if let (Some(row), Some(new)) = (db.slots.get_mut(&slot), tx.slots.get(&slot)) {
+                row.next = new.next;
+            }
+        }
+        for (at, _) in tx.graves.iter().filter(|(_, grave)| grave.batch == batch) {
+            db.tables.registers.remove(at);
+        }
+        db.graves = tx.graves;
+        take_over(&mut db.tables.registers, tx.tables.registers, batch);
+        take_over(&mut db.tables.answers, tx.tables.answers, batch);
+        take_over(&mut db.tables.dead, tx.tables.dead, batch);
+    }
+}
+
+/// Takes over the rows of a batch.
+fn take_over<K: Ord, T>(rows: &mut BTreeMap<K, Row<T>>, written: BTreeMap<K, Row<T>>, batch: i64) {
+    rows.extend(written.into_iter().filter(|(_, row)| row.batch == batch));
 }
 
 pub struct SimShard {
     session: Session,
     owner: String,
     /// What the open transaction has made of the shard.
-    tx: Option<Db>,
+    tx: Option<Tx>,
     known_version: i64,
 }
 
 impl SimShard {
     pub fn new(world: &Shared, server: usize, owner: &str) -> Self {
-        let session = Session { world: world.clone(), server, id: None };
-        Self { session, owner: owner.to_owned(), tx: None, known_version: 0 }
+        Self { session: Session::new(world, server), owner: owner.to_owned(), tx: None, known_version: 0 }
     }
 
     fn world(&self) -> std::sync::MutexGuard<'_, World> {
@@ -106,8 +156,13 @@ impl SimShard {
     }
 
     fn tx(&mut self) -> &mut Db {
-        self.tx.as_mut().expect("a transaction has begun")
+        &mut self.tx.as_mut().expect("a transaction has begun").db
     }
+}
+
+/// Whether a worker works on a slot.
+fn works_on(fault: Option<Fault>, state: State) -> bool {
+    matches!(state, State::Active | State::Leaving) || (fault == Some(Fault::NoFence) && state == State::Fenced)
 }
 
 impl Shard<Model> for SimShard {
@@ -130,11 +185,13 @@ impl Shard<Model> for SimShard {
         let (owns, version, slots) = {
             let world = self.world();
             let db = &world.servers[self.session.server].db;
-            (self.owns(&world), db.slots_version, db.slots.clone())
+            let slots = db.slots.iter().filter(|(_, row)| works_on(world.fault, row.state));
+            let standing = |row: &Slot| Standing { next_offset: row.next, epoch: row.epoch, ..Standing::default() };
+            let standings: Standings = slots.map(|(slot, row)| (*slot, standing(row))).collect();
+            (self.owns(&world), db.slots_version, standings)
         };
         self.known_version = version;
-        let standing = |(slot, next_offset)| (slot, Standing { next_offset, ..Standing::default() });
-        Ok(owns.then(|| Slots { version, standings: slots.into_iter().map(standing).collect() }))
+        Ok(owns.then_some(Slots { version, standings: slots }))
     }
 
     async fn slots_version(&mut self) -> Result<Option<i64>, ShardError> {
@@ -151,10 +208,10 @@ impl Shard<Model> for SimShard {
 
     async fn begin(&mut self, mark: Option<i64>, advances: &[Advance]) -> Result<Option<Fence>, ShardError> {
         self.session.lock().await?;
-        let (mut tx, owns, ignored) = {
+        let (mut tx, owns, fault) = {
             let world = self.world();
             let db = world.servers[self.session.server].db.clone();
-            (db, self.owns(&world), world.has(Fault::SlotsVersionIgnored))
+            (db, self.owns(&world), world.fault)
         };
         if !owns {
             self.session.unlock();
@@ -162,19 +219,20 @@ impl Shard<Model> for SimShard {
         }
         tx.relayed = tx.relayed.max(mark.unwrap_or(0).min(tx.batch));
         tx.batch += 1;
+        let ignored = fault == Some(Fault::SlotsVersionIgnored);
         let slots_version = if ignored { self.known_version } else { tx.slots_version };
         let advanced = advances.iter().all(|Advance { slot, from, to, .. }| match tx.slots.get_mut(slot) {
-            Some(next) if next == from => {
-                *next = *to;
+            Some(row) if row.next == *from && works_on(fault, row.state) => {
+                row.next = *to;
                 true
             }
             _ => false,
         });
-        if advanced && self.world().has(Fault::OffsetsOutsideTransaction) {
+        if advanced && fault == Some(Fault::OffsetsOutsideTransaction) {
             self.world().servers[self.session.server].db.slots = tx.slots.clone();
         }
         let fence = Fence { batch: tx.batch, slots_version, advanced };
-        self.tx = Some(tx);
+        self.tx = Some(Tx { db: tx, advanced: advances.iter().map(|advance| advance.slot).collect() });
         Ok(Some(fence))
     }
 
@@ -198,14 +256,14 @@ impl Shard<Model> for SimShard {
         let outside = self.world().has(Fault::DeadLettersOutsideTransaction);
         for letter in dead {
             let row = (letter.rejection.kind.to_owned(), text(&letter.key), text(&letter.value));
-            let (at, row) = ((letter.slot, letter.offset), Row { row, batch, offset: letter.offset });
+            let (at, row) = ((letter.slot, letter.offset), Row::new(row, batch, letter.offset));
             if !outside {
-                self.tx().dead.insert(at, row);
+                self.tx().tables.dead.insert(at, row);
             } else if self.world().chance(0.8) {
                 // A write of its own, that a crash in between loses: here, now and then.
                 let server = self.session.server;
-                self.world().servers[server].db.dead.insert(at, row.clone());
-                self.tx().dead.insert(at, row);
+                self.world().servers[server].db.tables.dead.insert(at, row.clone());
+                self.tx().tables.dead.insert(at, row);
             }
         }
         let records = dead_letters(self.tx(), |of| of == batch);
@@ -217,9 +275,11 @@ impl Shard<Model> for SimShard {
         let tx = self.tx.take().expect("a transaction has begun");
         let answer_lost = {
             let mut world = self.world();
-            world.say(|| format!("{} commits batch {} up to {:?}", self.owner, tx.batch, tx.slots));
-            // Raising the mark is a write of its own, which waits for the fence: nothing else changed meanwhile.
-            world.servers[self.session.server].db = tx;
+            world.say(|| {
+                let to: Vec<_> = tx.advanced.iter().map(|slot| (slot, tx.db.slots[slot].next)).collect();
+                format!("{} commits batch {} up to {to:?}", self.owner, tx.db.batch)
+            });
+            tx.commit(&mut world.servers[self.session.server].db);
             world.breaks(0.02)
         };
         self.session.unlock();
@@ -240,38 +300,45 @@ fn apply_one(db: &mut Db, fault: Option<Fault>, batch: i64, accepted: &Accepted<
     let Accepted { slot, offset, request, .. } = accepted;
     let (at, id) = ((*slot, request.key.clone()), &request.id);
     let place = (*slot, request.key.clone(), id.clone());
+    let (registers, answers) = (&mut db.tables.registers, &mut db.tables.answers);
     let known = match fault {
-        Some(Fault::DedupeWithoutKey) => db.answers.iter_mut().find(|(found, _)| found.0 == *slot && found.2 == *id),
+        Some(Fault::DedupeWithoutKey) => answers.iter_mut().find(|(found, _)| found.0 == *slot && found.2 == *id),
         Some(Fault::LosersForgotten) => {
-            db.answers.iter_mut().find(|(found, row)| **found == place && row.row.made.is_some())
+            answers.iter_mut().find(|(found, row)| **found == place && row.row.made.is_some())
         }
-        _ => db.answers.iter_mut().find(|(found, _)| **found == place),
+        _ => answers.get_key_value(&place).is_some().then(|| (&place, answers.get_mut(&place).unwrap())),
     };
     if let Some((_, answer)) = known {
-        (answer.batch, answer.offset) = (batch, *offset);
-        if let Some(register) = db.registers.get_mut(&at) {
-            register.batch = batch;
+        answer.touch(batch, *offset);
+        if let Some(register) = registers.get_mut(&at) {
+            register.touch(batch, register.offset);
             if fault == Some(Fault::OldStateAgain)
                 && let Some(made) = &answer.row.made
             {
                 // What the relay will publish as the key's state, though the row has gone on.
-                db.answers.get_mut(&place).unwrap().row.content = -made.version;
+                db.tables.answers.get_mut(&place).unwrap().row.content = -made.version;
             }
         }
         return;
     }
-    let register = db.registers.get(&at).map(|row| row.row.clone()).unwrap_or_default();
+    let register = registers.get(&at).or_else(|| db.graves.get(&at)).map(|row| row.row.clone()).unwrap_or_default();
     let made = register.after(request.content);
     let answer = Answer { content: request.content, made: made.clone() };
-    db.answers.insert(place, Row { row: answer, batch, offset: *offset });
-    if let Some(row) = made {
-        db.registers.insert(at, Row { row, batch, offset: *offset });
+    answers.insert(place, Row::new(answer, batch, *offset));
+    let Some(row) = made else { return };
+    let leaves = db.slots.get(slot).is_some_and(|row| row.state == State::Leaving);
+    if row.gone && leaves && fault == Some(Fault::HardDelete) {
+        registers.remove(&at);
+        db.graves.insert(at, Row::new(row, batch, *offset));
+    } else {
+        db.graves.remove(&at);
+        registers.insert(at, Row::new(row, batch, *offset));
     }
 }
 
 pub struct SimLog {
     world: Shared,
-    next: Option<std::collections::BTreeMap<u32, i64>>,
+    next: Option<BTreeMap<u32, i64>>,
     assigned: bool,
 }
 
@@ -340,8 +407,8 @@ pub struct SimOutlet {
 /// Both sides of a relay.
 pub fn relay_edges(world: &Shared, server: usize, owner: &str) -> (SimOutbox, SimOutlet) {
     let held_back = HeldBack::default();
-    let session = Session { world: world.clone(), server, id: None };
-    let outbox = SimOutbox { session, owner: owner.to_owned(), held_back: Arc::clone(&held_back) };
+    let outbox =
+        SimOutbox { session: Session::new(world, server), owner: owner.to_owned(), held_back: Arc::clone(&held_back) };
     (outbox, SimOutlet { world: world.clone(), server, owner: owner.to_owned(), held_back })
 }
 
@@ -358,7 +425,7 @@ fn passing(_: ShardError) -> OutboxError {
 impl Outbox for SimOutbox {
     async fn window(&mut self, mark: Option<i64>, fresh: &Fresh) -> Result<Window, OutboxError> {
         self.session.step().await.map_err(passing)?;
-        let world = self.session.world.lock();
+        let mut world = self.session.world.lock();
         if !self.owns(&world) {
             return Err(OutboxError::Fenced);
         }
@@ -368,7 +435,13 @@ impl Outbox for SimOutbox {
         let due = |batch: i64| batch > after && batch <= to;
         let mut records = outcomes(db, world.fault, due);
         records.extend(dead_letters(db, due));
-        Ok(Window { records, after, to, more: to < db.batch })
+        let window = Window { records, after, to, more: to < db.batch };
+        if came(db, due) {
+            let server = self.session.server;
+            let again = || format!("shard {server} publishes again what was published before it came there");
+            world.violation.get_or_insert_with(again);
+        }
+        Ok(window)
     }
 
     async fn raise_mark(&mut self, batch: i64) -> Result<(), OutboxError> {
@@ -396,37 +469,54 @@ impl Outbox for SimOutbox {
     }
 }
 
-fn outgoing(topic: &str, slot: u32, key: &str, value: String) -> Outgoing {
+/// The header that says in which tenure of its slot a record was read.
+const TENURE: &str = "tenure";
+
+fn outgoing(db: &Db, topic: &str, slot: u32, key: &str, value: String) -> Outgoing {
     let (key, value) = (Some(key.as_bytes().to_vec()), Some(value.into_bytes()));
-    Outgoing { topic: topic.into(), slot, key, value, headers: Vec::new() }
+    let tenure = db.tenure(slot).map(|tenure| (TENURE, tenure.to_string()));
+    Outgoing { topic: topic.into(), slot, key, value, headers: tenure.into_iter().collect() }
+}
+
+/// Whether a record comes from the shard that owns its slot.
+fn is_owners(db: &Db, record: &Outgoing) -> bool {
+    let tenure = record.headers.iter().find(|(name, _)| *name == TENURE).map(|(_, tenure)| tenure.clone());
+    tenure.is_some() && tenure == db.tenure(record.slot).map(|tenure| tenure.to_string())
+}
+
+/// Whether any of the rows that are due came from another shard as they are.
+fn came(db: &Db, due: impl Fn(i64) -> bool) -> bool {
+    let Tables { registers, answers, dead } = &db.tables;
+    registers.values().any(|row| row.came && due(row.batch))
+        || answers.values().any(|row| row.came && due(row.batch))
+        || dead.values().any(|row| row.came && due(row.batch))
 }
 
 /// What is to be published of the batches that are due, in order.
 fn outcomes(db: &Db, fault: Option<Fault>, due: impl Fn(i64) -> bool) -> Vec<Outgoing> {
     let mut records = Vec::new();
-    for ((slot, key, id), row) in db.answers.iter().filter(|(_, row)| due(row.batch)) {
+    for ((slot, key, id), row) in db.tables.answers.iter().filter(|(_, row)| due(row.batch)) {
         let mut old = row.row.clone();
         if fault == Some(Fault::OldStateAgain) && old.content < 0 {
-            let made = old.made.clone().unwrap();
-            let value = format!("{} {}", made.version, made.value);
-            records.push(((row.batch, row.offset, 2), outgoing("state", *slot, key, value)));
+            let value = old.made.clone().unwrap().text();
+            records.push(((row.batch, row.offset, 2), outgoing(db, "state", *slot, key, value)));
             old.content = 0;
         }
-        records.push(((row.batch, row.offset, 0), outgoing("response", *slot, key, old.text(id))));
+        records.push(((row.batch, row.offset, 0), outgoing(db, "response", *slot, key, old.text(id))));
     }
-    for ((slot, key), row) in db.registers.iter().filter(|(_, row)| due(row.batch)) {
-        let value = format!("{} {}", row.row.version, row.row.value);
-        records.push(((row.batch, row.offset, 1), outgoing("state", *slot, key, value)));
+    let registers = db.tables.registers.iter().chain(&db.graves);
+    for ((slot, key), row) in registers.filter(|(_, row)| due(row.batch)) {
+        records.push(((row.batch, row.offset, 1), outgoing(db, "state", *slot, key, row.row.text())));
     }
     records.sort_by_key(|(order, _)| *order);
     records.into_iter().map(|(_, record)| record).collect()
 }
 
 fn dead_letters(db: &Db, due: impl Fn(i64) -> bool) -> Vec<Outgoing> {
-    let due = db.dead.iter().filter(|(_, row)| due(row.batch));
+    let due = db.tables.dead.iter().filter(|(_, row)| due(row.batch));
     let letter = |((slot, offset), row): (&(u32, i64), &Row<Letter>)| {
         let (reason, key, value) = &row.row;
-        outgoing("dlq", *slot, key, format!("{offset} {reason} {value}"))
+        outgoing(db, "dlq", *slot, key, format!("{offset} {reason} {value}"))
     };
     due.map(letter).collect()
 }
@@ -449,7 +539,8 @@ impl Outlet for SimOutlet {
             } else if world.has(Fault::MarkFirst) {
                 self.held_back.lock().unwrap().push(record.clone());
             } else {
-                let by_owner = world.servers[self.server].db.owner == self.owner;
+                let db = &world.servers[self.server].db;
+                let by_owner = db.owner == self.owner && is_owners(db, record);
                 world.published.push(Published { record: record.clone(), by_owner });
             }
         }
@@ -470,8 +561,7 @@ impl Clock for SimClock {
     }
 
     fn now(&self) -> Instant {
-        let world = self.0.lock();
-        world.began + Duration::from_millis(5 * world.steps)
+        self.0.lock().now()
     }
 }
 

@@ -12,6 +12,8 @@ use shardlane_runtime::service::{Accepted, Rejection, Service};
 pub const POISON: i64 = 7;
 /// Content that passes all rules and that the database refuses.
 pub const REFUSED: i64 = 13;
+/// Every so many contents one deletes its key.
+const DELETES: i64 = 7;
 /// Content whose outcome is larger than its topic takes.
 pub const HUGE: i64 = 11;
 
@@ -65,18 +67,27 @@ pub fn parse(value: &[u8]) -> Result<Request, Rejection> {
     if request.content == POISON { Err(Rejection::new("poison", "poison")) } else { Ok(request) }
 }
 
-/// A key's register.
+/// A key's register. Of one that is deleted a tombstone stays, with its version.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Register {
     pub version: i64,
     pub value: i64,
+    pub gone: bool,
 }
 
 impl Register {
     /// What a request makes of it; `None` if it loses.
     pub fn after(&self, content: i64) -> Option<Self> {
         let wins = (self.value + content) % 3 != 0;
-        wins.then(|| Self { version: self.version + 1, value: (self.value * 31 + content) % 10_007 })
+        let gone = content > HUGE.max(REFUSED) && content % DELETES == 0;
+        let value = if gone { 0 } else { (self.value * 31 + content) % 10_007 };
+        wins.then(|| Self { version: self.version + 1, value, gone })
+    }
+
+    /// As it is published.
+    pub fn text(&self) -> String {
+        let gone = if self.gone { " gone" } else { "" };
+        format!("{} {}{gone}", self.version, self.value)
     }
 }
 
@@ -90,7 +101,7 @@ pub struct Answer {
 
 impl Answer {
     pub fn text(&self, id: &str) -> String {
-        let made = self.made.as_ref().map_or_else(|| "lost".to_owned(), |r| format!("{} {}", r.version, r.value));
+        let made = self.made.as_ref().map_or_else(|| "lost".to_owned(), Register::text);
         let filler = if self.content == HUGE { "x".repeat(2_000) } else { String::new() };
         format!("{id} {made} {filler}")
     }

@@ -2,17 +2,21 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use shardlane_mover::moves::edges::State;
+use shardlane_runtime::hint::Hint;
 use shardlane_runtime::intake::Keyspace;
 use shardlane_runtime::producer::Outgoing;
 
 use crate::service::{Answer, Register};
 
 /// Slots of the service.
-pub const SLOTS: u32 = 4;
+pub const SLOTS: u32 = 6;
+/// Shards of the service.
+pub const SHARDS: u32 = 3;
 /// Largest record that a topic takes, in bytes.
 pub const LARGEST: usize = 1_000;
 
@@ -28,6 +32,24 @@ pub enum Fault {
     OldStateAgain,
     DeadLettersOutsideTransaction,
     TooLargeLeftOut,
+    /// The source works on slots that are fenced.
+    NoFence,
+    /// The mover does not raise the slots' version.
+    NoSlotsVersion,
+    /// Under the fence nothing more is copied.
+    NoLastDelta,
+    /// The table of answers is not copied.
+    OutcomesLeftBehind,
+    /// The slots are handed over before the source's relay has published what it has.
+    RelayedLies,
+    /// Rows come with the batch that they had in the source.
+    BatchKept,
+    /// The fence has the target work on the slots already.
+    ActiveBeforeMoved,
+    /// No step looks whose attempt the rows are.
+    NoAttemptCheck,
+    /// What is deleted while it is copied is gone, instead of leaving a tombstone.
+    HardDelete,
 }
 
 /// A record of the log.
@@ -44,10 +66,37 @@ pub struct Row<T> {
     pub row: T,
     pub batch: i64,
     pub offset: i64,
+    /// It was copied from another shard, and not written since.
+    pub came: bool,
+}
+
+impl<T> Row<T> {
+    pub fn new(row: T, batch: i64, offset: i64) -> Self {
+        Self { row, batch, offset, came: false }
+    }
+
+    /// It is to be published again.
+    pub fn touch(&mut self, batch: i64, offset: i64) {
+        (self.batch, self.offset, self.came) = (batch, offset, false);
+    }
 }
 
 /// Reason, key and value of a dead letter.
 pub type Letter = (String, String, String);
+
+/// A slot's row.
+#[derive(Clone, Debug)]
+pub struct Slot {
+    pub state: State,
+    pub attempt: Option<String>,
+    pub epoch: i64,
+    pub next: i64,
+    pub moved_to: Option<u32>,
+    /// Until when a fence may last.
+    pub fence_until: Option<Instant>,
+    /// Changes whenever the slot comes to a shard.
+    pub tenure: u64,
+}
 
 /// What a shard holds.
 #[derive(Clone, Debug, Default)]
@@ -57,12 +106,34 @@ pub struct Db {
     pub batch: i64,
     pub relayed: i64,
     pub slots_version: i64,
-    /// The active slots and where they stand.
-    pub slots: BTreeMap<u32, i64>,
+    pub slots: BTreeMap<u32, Slot>,
+    pub tables: Tables,
+    /// What was deleted and left no tombstone, which is a fault.
+    pub graves: BTreeMap<(u32, String), Row<Register>>,
+}
+
+/// The service's tables and the dead letters.
+#[derive(Clone, Debug, Default)]
+pub struct Tables {
     pub registers: BTreeMap<(u32, String), Row<Register>>,
     pub answers: BTreeMap<(u32, String, String), Row<Answer>>,
     /// By slot and offset.
     pub dead: BTreeMap<(u32, i64), Row<Letter>>,
+}
+
+impl Tables {
+    /// Slots of which there are rows.
+    pub fn slots(&self) -> BTreeSet<u32> {
+        let registers = self.registers.keys().map(|key| key.0);
+        registers.chain(self.answers.keys().map(|key| key.0)).chain(self.dead.keys().map(|key| key.0)).collect()
+    }
+}
+
+impl Db {
+    /// In which tenure the shard owns a slot, if it does.
+    pub fn tenure(&self, slot: u32) -> Option<u64> {
+        self.slots.get(&slot).filter(|row| row.state.owns()).map(|row| row.tenure)
+    }
 }
 
 /// A shard's server.
@@ -71,13 +142,15 @@ pub struct Server {
     pub db: Db,
     /// The mark that would be found after a failover: raising it waits for no disk.
     pub durable_mark: i64,
+    /// Changes with every failover.
+    pub line: u64,
     /// The session that holds the fence.
     pub locked_by: Option<u64>,
     /// Sessions that the server knows.
     pub sessions: BTreeSet<u64>,
 }
 
-/// A record that was published, by whom, and whether that worker still owned its shard.
+/// A record that was published, by whom, and whether that worker still owned its shard, and the shard the slot.
 #[derive(Clone, Debug)]
 pub struct Published {
     pub record: Outgoing,
@@ -92,12 +165,16 @@ pub struct World {
     pub log: BTreeMap<u32, Vec<Entry>>,
     pub servers: Vec<Server>,
     pub published: Vec<Published>,
+    /// The topic of hints.
+    pub hints: Vec<Hint>,
     /// Whether workers gather batches, as half of all worlds have it.
     pub gathers: bool,
     /// Steps so far; each takes some milliseconds, for whoever measures time.
     pub steps: u64,
     pub began: Instant,
-    next_session: u64,
+    /// What must never be, and was.
+    pub violation: Option<String>,
+    next_number: u64,
     trace: bool,
 }
 
@@ -116,23 +193,36 @@ pub fn keyspace() -> Keyspace {
 }
 
 impl World {
-    /// Slots are spread over the shards; nothing has happened.
+    /// Slots are spread over some of the shards; nothing has happened.
     pub fn shared(seed: u64, fault: Option<Fault>, trace: bool) -> Shared {
-        let mut servers: Vec<Server> = (0..2).map(|_| Server::default()).collect();
+        let mut rng = StdRng::seed_from_u64(seed);
+        let mut servers: Vec<Server> = (0..SHARDS).map(|_| Server::default()).collect();
+        let partitions = rng.random_range(1..=SHARDS);
         for slot in 0..SLOTS {
-            servers[slot as usize % 2].db.slots.insert(slot, 0);
+            let row = Slot {
+                state: State::Active,
+                attempt: None,
+                epoch: 1,
+                next: 0,
+                moved_to: None,
+                fence_until: None,
+                tenure: 0,
+            };
+            servers[(slot % partitions) as usize].db.slots.insert(slot, row);
         }
         Shared(Arc::new(Mutex::new(Self {
-            rng: StdRng::seed_from_u64(seed),
+            rng,
             fault,
             unruly: true,
             log: (0..SLOTS).map(|slot| (slot, Vec::new())).collect(),
             servers,
             published: Vec::new(),
+            hints: Vec::new(),
             gathers: seed % 2 == 1,
             steps: 0,
             began: Instant::now(),
-            next_session: 0,
+            violation: None,
+            next_number: 0,
             trace,
         })))
     }
@@ -156,6 +246,16 @@ impl World {
         }
     }
 
+    pub fn now(&self) -> Instant {
+        self.began + Duration::from_millis(5 * self.steps)
+    }
+
+    /// A number that nobody else has.
+    pub fn number(&mut self) -> u64 {
+        self.next_number += 1;
+        self.next_number
+    }
+
     /// A client writes a request.
     pub fn produce(&mut self, key: &str, value: String) {
         let slot = keyspace().slot_of(key.as_bytes());
@@ -168,9 +268,9 @@ impl World {
     }
 
     pub fn connect(&mut self, server: usize) -> u64 {
-        self.next_session += 1;
-        self.servers[server].sessions.insert(self.next_session);
-        self.next_session
+        let session = self.number();
+        self.servers[server].sessions.insert(session);
+        session
     }
 
     /// The server ends a session; what it had begun is undone.
@@ -187,6 +287,7 @@ impl World {
     pub fn fail_over(&mut self, server: usize) {
         self.say(|| format!("shard {server} fails over"));
         let server = &mut self.servers[server];
+        server.line += 1;
         server.sessions.clear();
         server.locked_by = None;
         server.db.relayed = server.durable_mark;
@@ -198,37 +299,34 @@ impl World {
         server.durable_mark = server.db.relayed;
     }
 
-    /// A slot changes its shard, all at once: what a mover does in many steps. Only when everything is published and
-    /// nobody holds either fence.
-    pub fn move_slot(&mut self, slot: u32, from: usize, to: usize) {
-        let source = &mut self.servers[from];
-        if source.locked_by.is_some() || source.db.relayed != source.db.batch || !source.db.slots.contains_key(&slot) {
+    /// The shard's own worker undoes fences that have lasted too long. Each slot's fence ends at a moment of its own, so it
+    /// may find some of a group only.
+    pub fn undo_fences(&mut self, server: usize) {
+        let now = self.now();
+        let is_due = |row: &Slot| row.state == State::Fenced && row.fence_until.is_some_and(|until| until < now);
+        let due = self.servers[server].db.slots.iter().filter(|(_, row)| is_due(row)).map(|(slot, _)| *slot);
+        let due: Vec<u32> = due.collect();
+        if due.is_empty() || self.servers[server].locked_by.is_some() {
             return;
         }
-        if self.servers[to].locked_by.is_some() {
-            return;
+        let found = self.rng.random_range(1..=due.len());
+        self.say(|| format!("the worker of shard {server} undoes the fences of {:?}", &due[..found]));
+        let db = &mut self.servers[server].db;
+        db.slots_version += 1;
+        for slot in &due[..found] {
+            let row = db.slots.get_mut(slot).unwrap();
+            (row.state, row.attempt, row.fence_until) = (State::Active, None, None);
+            row.epoch += 1;
         }
-        self.say(|| format!("slot {slot} moves from shard {from} to {to}"));
-        self.sync(from);
-        let source = &mut self.servers[from].db;
-        let next = source.slots.remove(&slot).unwrap();
-        source.slots_version += 1;
-        let registers = split(&mut source.registers, |key| key.0 == slot);
-        let answers = split(&mut source.answers, |key| key.0 == slot);
-        let dead = split(&mut source.dead, |key| key.0 == slot);
-        let target = &mut self.servers[to].db;
-        target.slots_version += 1;
-        target.slots.insert(slot, next);
-        target.registers.extend(registers);
-        target.answers.extend(answers);
-        target.dead.extend(dead);
     }
-}
 
-/// Takes the rows out that go along; their batch is that of rows that are already published.
-fn split<K: Ord + Clone, T>(rows: &mut BTreeMap<K, Row<T>>, goes: impl Fn(&K) -> bool) -> BTreeMap<K, Row<T>> {
-    let keys: Vec<K> = rows.keys().filter(|key| goes(key)).cloned().collect();
-    let mut gone: BTreeMap<K, Row<T>> = keys.into_iter().filter_map(|key| rows.remove_entry(&key)).collect();
-    gone.values_mut().for_each(|row| row.batch = 0);
-    gone
+    /// What must be so at any time.
+    pub fn look(&mut self) {
+        for slot in 0..SLOTS {
+            let owners = self.servers.iter().filter(|server| server.db.tenure(slot).is_some()).count();
+            if owners > 1 {
+                self.violation.get_or_insert_with(|| format!("slot {slot} has {owners} owners"));
+            }
+        }
+    }
 }

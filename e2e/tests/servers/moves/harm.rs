@@ -1,0 +1,104 @@
+//! Workers and databases that are lost at every step of a move, and rows that are not what they were.
+
+use anyhow::{Context, Result, ensure};
+use shardlane_e2e::direct::Direct;
+use shardlane_e2e::movers::{Moves, Point};
+use shardlane_e2e::plain::{PlainService, Process};
+use shardlane_e2e::{same, until};
+use sqlx::{AssertSqlSafe, Connection};
+
+use super::{DYING, PATIENCE, holds, signup};
+
+/// What happens at every step.
+#[derive(Clone, Copy, Debug)]
+enum Harm {
+    /// The partition's worker is killed, and another one started.
+    Worker(u32),
+    /// Whatever is connected to its database loses its connection, and gets none for a moment.
+    Database(u32),
+}
+
+/// Moves slots, with some harm done at every step.
+async fn move_in_spite_of(service: &PlainService, workers: &mut [Process], moves: &Moves, harm: Harm) -> Result<()> {
+    let points = Point::all();
+    let mut mover = service.dying_mover(DYING, "STOP", &points, moves)?;
+    let ended = mover
+        .at_each_stop(async |mover| match harm {
+            Harm::Worker(partition) => {
+                let worker = &mut workers[partition as usize];
+                worker.kill().await?;
+                *worker = service.worker(partition).await?;
+                Ok(())
+            }
+            Harm::Database(partition) => {
+                service.break_shard(partition).await?;
+                // It finds out, and may try once before it is mended.
+                mover.signal("CONT").await?;
+                service.mend_shard(partition).await
+            }
+        })
+        .await;
+    same("exit code of the mover", ended?, Some(0)).with_context(|| mover.log().unwrap_or_default())?;
+    mover.has_met(&points)?;
+    service.is_well().await.map(drop)
+}
+
+#[tokio::test]
+async fn workers_and_databases_of_both_sides_may_be_lost_at_every_step() -> Result<()> {
+    let (service, mut workers) = signup("harmed", 1, 2, 4).await?;
+    let mut direct = Direct::new(&service, 1_000)?;
+    direct.send(2_000).await?;
+    // From 0 to 1, and back.
+    let harms = [Harm::Worker(0), Harm::Worker(0), Harm::Database(0), Harm::Database(0)];
+    let others = [Harm::Worker(1), Harm::Worker(1), Harm::Database(1), Harm::Database(1)];
+    for (harm, partitions) in harms.into_iter().chain(others).zip([2, 1].into_iter().cycle()) {
+        let moves = Moves::to(partitions);
+        let moving = move_in_spite_of(&service, &mut workers, &moves, harm);
+        direct.meanwhile(moving).await.with_context(|| format!("{harm:?}, to {partitions}"))?;
+    }
+    for worker in &workers {
+        worker.ready().await?;
+    }
+    holds(&service, &direct).await
+}
+
+/// One more row, one less, and one that is another.
+const ALTERATIONS: [&str; 3] = [
+    "UPDATE account SET request_id = 'forged' WHERE username = (SELECT min(username) FROM account WHERE batch = 0)",
+    "DELETE FROM refusal WHERE request_id = (SELECT min(request_id) FROM refusal WHERE batch = 0)",
+    "INSERT INTO account SELECT slot, 0, record_offset, 'nobody', id, 'forged' FROM account WHERE batch = 0 LIMIT 1",
+];
+
+#[tokio::test]
+async fn a_copy_that_is_not_what_the_source_has_is_undone_and_made_again() -> Result<()> {
+    let (service, _workers) = signup("altered", 1, 2, 4).await?;
+    let mut direct = Direct::new(&service, 500)?;
+    direct.send(1_000).await?;
+    direct.check(PATIENCE).await?;
+    for (alteration, partitions) in ALTERATIONS.into_iter().zip([2, 1].into_iter().cycle()) {
+        let target = if partitions == 2 { 1 } else { 0 };
+        let moves = Moves::to(partitions);
+        let mut mover = service.dying_mover(DYING, "STOP", &[Point::after("copy")], &moves)?;
+        mover.stopped(PATIENCE).await?;
+        let mut shard = service.shard(target).await?;
+        let altered = sqlx::query(AssertSqlSafe(alteration)).execute(&mut shard).await?;
+        same(alteration, altered.rows_affected(), 1)?;
+        // What was copied cannot be deleted yet: so it stays undone for as long as somebody looks.
+        let mut looking = shard.begin().await?;
+        sqlx::raw_sql("LOCK TABLE account, refusal IN SHARE MODE").execute(&mut *looking).await?;
+        mover.signal("CONT").await?;
+        until(PATIENCE, async || {
+            let status = mover.status().await?;
+            let problem = &status["reshard"]["problem"];
+            same("reason", problem["reason"].as_str(), Some("MoveUndone"))?;
+            let message = problem["message"].as_str().context("no message")?;
+            ensure!(message.contains("nothing is lost, and it is tried again"), "{message}");
+            same("undone", mover.metric(r#"shardlane_mover_undone_total{reason="differs"}"#).await?, 1.0)
+        })
+        .await?;
+        looking.rollback().await?;
+        same("exit code of the mover", mover.end(PATIENCE).await?, Some(0))?;
+        holds(&service, &direct).await.with_context(|| alteration)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,447 @@
+//! The mover's edges in the simulated world: each step as the real statements do it, with the same locks and the same looks at
+//! whose rows they are. A mover may be lost before each of its transactions and after it.
+
+use std::collections::BTreeMap;
+use std::sync::MutexGuard;
+use std::time::Duration;
+
+use rand::RngExt;
+use shardlane_mover::moves::edges::{
+    Attempt, Check, Fence, Lines, Pass, SlotRow, State, StepError, World as MoverWorld,
+};
+use shardlane_runtime::hint::Hint;
+use shardlane_runtime::standing::{Standing, Standings};
+
+use crate::edges::{Session, step};
+use crate::world::{Db, Fault, Row, Shared, Slot, Tables, World};
+
+/// The shards and the hint topic, as one mover sees them.
+pub struct SimWorld {
+    world: Shared,
+    /// How long its fences last.
+    fence: Duration,
+}
+
+/// What is seen of a source at one moment.
+struct Snapshot {
+    batch: i64,
+    line: u64,
+    tables: Tables,
+    /// Whether the slots stand still.
+    fenced: bool,
+}
+
+impl SimWorld {
+    pub fn new(world: &Shared, fence: Duration) -> Self {
+        Self { world: world.clone(), fence }
+    }
+
+    fn world(&self) -> MutexGuard<'_, World> {
+        self.world.lock()
+    }
+
+    /// One transaction on one shard: it may not begin, and its answer may be lost. `fenced`: under the shard's own lock.
+    async fn transaction<T>(
+        &self,
+        partition: u32,
+        fenced: bool,
+        work: impl FnOnce(&mut Db, Option<Fault>) -> Result<T, StepError>,
+    ) -> Result<T, StepError> {
+        let mut session = Session::new(&self.world, partition as usize);
+        self.wait().await;
+        let begun = if fenced { session.lock().await } else { session.step().await };
+        begun.map_err(|_| broken())?;
+        let (done, answer_lost) = {
+            let mut world = self.world();
+            let fault = world.fault;
+            let done = work(&mut world.servers[partition as usize].db, fault);
+            (done, world.breaks(0.02))
+        };
+        session.close();
+        step().await;
+        if answer_lost { Err(broken()) } else { done }
+    }
+
+    /// Groups that move at the same time get on at paces of their own.
+    async fn wait(&self) {
+        while self.world().chance(0.4) {
+            step().await;
+        }
+    }
+
+    fn say(&self, what: impl FnOnce() -> String) {
+        self.world().say(what);
+    }
+
+    /// What the source holds of the slots, all at one moment.
+    async fn snapshot(&self, source: &mut Session, attempt: &Attempt) -> Result<Snapshot, StepError> {
+        source.step().await.map_err(|_| broken())?;
+        let world = self.world();
+        let server = &world.servers[attempt.group.from as usize];
+        let fenced =
+            |slot: &u32| server.db.slots.get(slot).is_some_and(|row| matches!(row.state, State::Fenced | State::Moved));
+        Ok(Snapshot {
+            batch: server.db.batch,
+            line: server.line,
+            tables: of(&server.db.tables, &attempt.group.slots, world.fault),
+            fenced: attempt.group.slots.iter().all(fenced),
+        })
+    }
+
+    /// Deletes some rows of the slots. `false`: there are none.
+    fn delete_some(&self, rows: &mut Tables, slots: &[u32], some: u64) -> bool {
+        let mut left = some;
+        let mut goes = |slot: u32| slots.contains(&slot) && std::mem::replace(&mut left, left.saturating_sub(1)) > 0;
+        rows.registers.retain(|key, _| !goes(key.0));
+        rows.answers.retain(|key, _| !goes(key.0));
+        rows.dead.retain(|key, _| !goes(key.0));
+        left < some
+    }
+
+    fn some(&self) -> u64 {
+        self.world().rng.random_range(4..40)
+    }
+}
+
+fn broken() -> StepError {
+    StepError::Passing("broken".to_owned())
+}
+
+fn superseded(why: impl Into<String>) -> StepError {
+    StepError::Superseded(why.into())
+}
+
+/// Whether a row is the attempt's.
+fn is_ours(fault: Option<Fault>, row: &Slot, attempt: &Attempt) -> bool {
+    fault == Some(Fault::NoAttemptCheck) || row.attempt.as_ref() == Some(&attempt.id)
+}
+
+/// Looks whether all slots' rows are in one of these states and, but for those that are `active`, this attempt's.
+fn lock(db: &Db, fault: Option<Fault>, attempt: &Attempt, states: &[State]) -> Result<(), StepError> {
+    for slot in &attempt.group.slots {
+        let Some(row) = db.slots.get(slot) else { return Err(superseded(format!("no row of slot {slot}"))) };
+        let ours = row.state == State::Active || is_ours(fault, row, attempt);
+        if !states.contains(&row.state) || !ours {
+            return Err(superseded(format!("slot {slot} is {:?} by {:?}", row.state, row.attempt)));
+        }
+    }
+    Ok(())
+}
+
+fn change(db: &mut Db, attempt: &Attempt, mut change: impl FnMut(&mut Slot)) {
+    for slot in &attempt.group.slots {
+        change(db.slots.get_mut(slot).expect("it is locked"));
+    }
+}
+
+/// Has the shard's worker read the slots anew.
+fn raise_version(db: &mut Db, fault: Option<Fault>) {
+    db.slots_version += i64::from(fault != Some(Fault::NoSlotsVersion));
+}
+
+fn standings(db: &Db, attempt: &Attempt) -> Standings {
+    let standing = |slot: &u32| {
+        let row = &db.slots[slot];
+        (*slot, Standing { next_offset: row.next, epoch: row.epoch, ..Standing::default() })
+    };
+    attempt.group.slots.iter().map(standing).collect()
+}
+
+/// The rows of some slots.
+fn of(tables: &Tables, slots: &[u32], fault: Option<Fault>) -> Tables {
+    let answers = if fault == Some(Fault::OutcomesLeftBehind) { BTreeMap::new() } else { tables.answers.clone() };
+    let mut rows = Tables { registers: tables.registers.clone(), answers, dead: tables.dead.clone() };
+    rows.registers.retain(|key, _| slots.contains(&key.0));
+    rows.answers.retain(|key, _| slots.contains(&key.0));
+    rows.dead.retain(|key, _| slots.contains(&key.0));
+    rows
+}
+
+/// A row as it comes to another shard: published already.
+fn come<T: Clone>(row: &Row<T>, fault: Option<Fault>) -> Row<T> {
+    let batch = if fault == Some(Fault::BatchKept) { row.batch } else { 0 };
+    Row { row: row.row.clone(), batch, offset: row.offset, came: true }
+}
+
+/// Copies the rows of one table. None of them may be there.
+fn copy_table<K: Ord + Clone, T: Clone>(
+    from: &BTreeMap<K, Row<T>>,
+    to: &mut BTreeMap<K, Row<T>>,
+    fault: Option<Fault>,
+) -> Result<u64, StepError> {
+    if from.keys().any(|key| to.contains_key(key)) {
+        return Err(StepError::Passing("duplicate key".to_owned()));
+    }
+    to.extend(from.iter().map(|(key, row)| (key.clone(), come(row, fault))));
+    Ok(from.len() as u64)
+}
+
+/// Merges what was written after a batch. Gives how many rows that were.
+fn merge<K: Ord + Clone, T: Clone>(
+    from: &BTreeMap<K, Row<T>>,
+    to: &mut BTreeMap<K, Row<T>>,
+    after: i64,
+    fault: Option<Fault>,
+) -> u64 {
+    let before = from.values().filter(|row| row.batch > after).count();
+    to.extend(from.iter().filter(|(_, row)| row.batch > after).map(|(key, row)| (key.clone(), come(row, fault))));
+    before as u64
+}
+
+/// Whether the same lies there, whichever batch wrote it.
+fn same<K: Ord, T: PartialEq>(one: &BTreeMap<K, Row<T>>, other: &BTreeMap<K, Row<T>>) -> bool {
+    let row = |(one, other): ((&K, &Row<T>), (&K, &Row<T>))| one.0 == other.0 && one.1.row == other.1.row;
+    one.len() == other.len() && one.iter().zip(other).all(row)
+}
+
+fn compare(one: &Tables, other: &Tables) -> Option<String> {
+    let same = same(&one.registers, &other.registers)
+        && same(&one.answers, &other.answers)
+        && same(&one.dead, &other.dead);
+    (!same).then(|| "rows".to_owned())
+}
+
+impl MoverWorld for SimWorld {
+    async fn rows(&self, partition: u32) -> Result<Vec<SlotRow>, StepError> {
+        let row = |(slot, row): (&u32, &Slot)| SlotRow {
+            partition,
+            slot: *slot,
+            state: row.state,
+            attempt: row.attempt.clone(),
+            epoch: row.epoch,
+            moved_to: row.moved_to,
+        };
+        self.transaction(partition, false, |db, _| Ok(db.slots.iter().map(row).collect())).await
+    }
+
+    async fn leave(&self, attempt: &Attempt) -> Result<Vec<i64>, StepError> {
+        self.say(|| format!("{attempt:?} leaves"));
+        self.transaction(attempt.group.from, true, |db, fault| {
+            lock(db, fault, attempt, &[State::Active])?;
+            change(db, attempt, |row| (row.state, row.attempt) = (State::Leaving, Some(attempt.id.clone())));
+            Ok(attempt.group.slots.iter().map(|slot| db.slots[slot].epoch).collect())
+        })
+        .await
+    }
+
+    async fn expect(&self, attempt: &Attempt, epochs: &[i64]) -> Result<bool, StepError> {
+        self.transaction(attempt.group.to, false, |db, _| {
+            let known: Vec<_> = attempt.group.slots.iter().filter_map(|slot| db.slots.get(slot)).collect();
+            if known.iter().any(|row| row.state.owns()) {
+                return Err(superseded("the target owns a slot"));
+            }
+            let known = !known.is_empty();
+            for (slot, epoch) in attempt.group.slots.iter().zip(epochs) {
+                let incoming = Slot {
+                    state: State::Incoming,
+                    attempt: Some(attempt.id.clone()),
+                    epoch: *epoch,
+                    next: 0,
+                    moved_to: None,
+                    fence_until: None,
+                    tenure: 0,
+                };
+                db.slots.insert(*slot, incoming);
+            }
+            Ok(known)
+        })
+        .await
+    }
+
+    async fn purge(&self, attempt: &Attempt) -> Result<bool, StepError> {
+        let some = self.some();
+        self.transaction(attempt.group.to, false, |db, fault| {
+            lock(db, fault, attempt, &[State::Incoming])?;
+            Ok(self.delete_some(&mut db.tables, &attempt.group.slots, some))
+        })
+        .await
+    }
+
+    async fn copy(&self, attempt: &Attempt, copied: &(dyn Fn(u64) + Sync)) -> Result<Pass, StepError> {
+        let mut source = Session::new(&self.world, attempt.group.from as usize);
+        self.wait().await;
+        let snapshot = self.snapshot(&mut source, attempt).await?;
+        let (mut rows, to) = (0, attempt.group.to);
+        for table in 0..3 {
+            source.step().await.map_err(|_| broken())?;
+            let (seen, expects) = (&snapshot.tables, [State::Incoming]);
+            rows += self
+                .transaction(to, false, |db, fault| {
+                    lock(db, fault, attempt, &expects)?;
+                    match table {
+                        0 => copy_table(&seen.registers, &mut db.tables.registers, fault),
+                        1 => copy_table(&seen.answers, &mut db.tables.answers, fault),
+                        _ => copy_table(&seen.dead, &mut db.tables.dead, fault),
+                    }
+                })
+                .await?;
+            copied(rows);
+        }
+        let lines = Lines { from: snapshot.line.to_string(), to: self.line(to) };
+        source.close();
+        Ok(Pass { batch: snapshot.batch, rows, lines, differs: None })
+    }
+
+    async fn catch_up(&self, attempt: &Attempt, after: i64, check: Check) -> Result<Pass, StepError> {
+        let mut source = Session::new(&self.world, attempt.group.from as usize);
+        self.wait().await;
+        let snapshot = self.snapshot(&mut source, attempt).await?;
+        let (seen, to) = (&snapshot.tables, attempt.group.to);
+        let rows = self
+            .transaction(to, false, |db, fault| {
+                lock(db, fault, attempt, &[State::Incoming])?;
+                if fault == Some(Fault::NoLastDelta) && snapshot.fenced {
+                    return Ok(0);
+                }
+                let tables = &mut db.tables;
+                Ok(merge(&seen.registers, &mut tables.registers, after, fault)
+                    + merge(&seen.answers, &mut tables.answers, after, fault)
+                    + merge(&seen.dead, &mut tables.dead, after, fault))
+            })
+            .await?;
+        source.step().await.map_err(|_| broken())?;
+        let differs = match check {
+            Check::All => {
+                let world = self.world();
+                compare(seen, &of(&world.servers[to as usize].db.tables, &attempt.group.slots, world.fault))
+            }
+            Check::Brought => None,
+        };
+        let lines = Lines { from: snapshot.line.to_string(), to: self.line(to) };
+        source.close();
+        Ok(Pass { batch: snapshot.batch, rows, lines, differs })
+    }
+
+    async fn relayed(&self, attempt: &Attempt) -> Result<(i64, i64), StepError> {
+        self.transaction(attempt.group.from, false, |db, fault| {
+            let relayed = if fault == Some(Fault::RelayedLies) { db.batch } else { db.relayed };
+            Ok((relayed, db.batch))
+        })
+        .await
+    }
+
+    async fn fence(&self, attempt: &Attempt) -> Result<Fence, StepError> {
+        let until = self.world().now() + self.fence;
+        let fence = self
+            .transaction(attempt.group.from, true, |db, fault| {
+                lock(db, fault, attempt, &[State::Leaving])?;
+                raise_version(db, fault);
+                change(db, attempt, |row| {
+                    (row.state, row.fence_until) = (State::Fenced, Some(until));
+                    row.epoch += 1;
+                });
+                Ok(Fence { batch: db.batch, standings: standings(db, attempt) })
+            })
+            .await?;
+        self.say(|| format!("{} has fenced {:?}", attempt.id, fence.standings));
+        if self.world().has(Fault::ActiveBeforeMoved) {
+            self.activate(attempt, &fence.standings).await?;
+        }
+        Ok(fence)
+    }
+
+    async fn hand_over(&self, attempt: &Attempt) -> Result<(), StepError> {
+        self.transaction(attempt.group.from, false, |db, fault| {
+            lock(db, fault, attempt, &[State::Fenced])?;
+            change(db, attempt, |row| {
+                (row.state, row.moved_to, row.fence_until) = (State::Moved, Some(attempt.group.to), None);
+            });
+            Ok(())
+        })
+        .await?;
+        self.say(|| format!("{} is handed over", attempt.id));
+        Ok(())
+    }
+
+    async fn handed_over(&self, attempt: &Attempt) -> Result<Standings, StepError> {
+        self.transaction(attempt.group.from, false, |db, fault| {
+            lock(db, fault, attempt, &[State::Moved])?;
+            Ok(standings(db, attempt))
+        })
+        .await
+    }
+
+    async fn publish(&self, hints: &[Hint]) -> Result<(), StepError> {
+        for hint in hints {
+            self.wait().await;
+            let mut world = self.world();
+            if world.breaks(0.02) {
+                return Err(broken());
+            }
+            world.hints.push(*hint);
+        }
+        step().await;
+        Ok(())
+    }
+
+    async fn activate(&self, attempt: &Attempt, standings: &Standings) -> Result<(), StepError> {
+        let tenure = self.world().number();
+        self.transaction(attempt.group.to, true, |db, fault| {
+            raise_version(db, fault);
+            let ours = |state: State| {
+                let of = |slot: &u32| {
+                    db.slots.get(slot).is_some_and(|row| row.state == state && is_ours(fault, row, attempt))
+                };
+                attempt.group.slots.iter().all(of)
+            };
+            if ours(State::Active) {
+                return Ok(());
+            }
+            if !ours(State::Incoming) {
+                return Err(superseded("the target does not expect the slots"));
+            }
+            for (slot, standing) in standings {
+                let row = db.slots.get_mut(slot).expect("it is locked");
+                (row.state, row.epoch, row.next) = (State::Active, standing.epoch, standing.next_offset);
+                row.tenure = tenure;
+            }
+            Ok(())
+        })
+        .await?;
+        self.say(|| format!("{} is active", attempt.id));
+        Ok(())
+    }
+
+    async fn undo(&self, attempt: &Attempt) -> Result<(), StepError> {
+        self.say(|| format!("{attempt:?} is undone"));
+        self.transaction(attempt.group.from, true, |db, fault| {
+            lock(db, fault, attempt, &[State::Leaving, State::Fenced])?;
+            raise_version(db, fault);
+            change(db, attempt, |row| {
+                row.epoch += i64::from(row.state == State::Fenced);
+                (row.state, row.attempt, row.fence_until) = (State::Active, None, None);
+            });
+            Ok(())
+        })
+        .await
+    }
+
+    async fn forget(&self, attempt: &Attempt) -> Result<(), StepError> {
+        self.say(|| format!("{attempt:?} is forgotten"));
+        self.transaction(attempt.group.to, false, |db, fault| {
+            lock(db, fault, attempt, &[State::Incoming])?;
+            db.slots.retain(|slot, _| !attempt.group.slots.contains(slot));
+            Ok(())
+        })
+        .await
+    }
+
+    async fn clean(&self, attempt: &Attempt) -> Result<bool, StepError> {
+        let some = self.some();
+        self.transaction(attempt.group.from, false, |db, fault| {
+            lock(db, fault, attempt, &[State::Moved])?;
+            let more = self.delete_some(&mut db.tables, &attempt.group.slots, some);
+            if !more {
+                db.slots.retain(|slot, _| !attempt.group.slots.contains(slot));
+            }
+            Ok(more)
+        })
+        .await
+    }
+}
+
+impl SimWorld {
+    fn line(&self, partition: u32) -> String {
+        self.world().servers[partition as usize].line.to_string()
+    }
+}
