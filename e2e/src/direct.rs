@@ -14,21 +14,45 @@ use crate::signups::{Outcomes, Told};
 use crate::{same, setting, topic};
 
 /// A steady load: so many requests, and the time between two lots of them.
-const LOT: usize = 20;
-const BREATH: Duration = Duration::from_millis(50);
+const LOT: usize = 5;
+const BREATH: Duration = Duration::from_millis(20);
 
 /// Requests `r0`, `r1` and so on, for names in turn: the first for each name is the one with the lowest number.
 pub struct Direct<'a> {
     service: &'a PlainService,
     producer: Producer,
-    names: usize,
+    asked: Asked,
     sent: usize,
+}
+
+/// Which names are asked for: some in turn, so many times each, and then others.
+#[derive(Clone, Copy)]
+struct Asked {
+    names: usize,
+    times: usize,
+}
+
+impl Asked {
+    fn name(self, n: usize) -> String {
+        let others = n / self.names.saturating_mul(self.times);
+        format!("name-{}", others * self.names + n % self.names)
+    }
+
+    fn wins(self, n: usize) -> bool {
+        (n / self.names).is_multiple_of(self.times)
+    }
 }
 
 impl<'a> Direct<'a> {
     /// Nothing is sent yet.
     pub fn new(service: &'a PlainService, names: usize) -> Result<Self> {
-        Ok(Self { service, producer: topic::producer(&setting("SHARDLANE_TEST_KAFKA")?)?, names, sent: 0 })
+        Self::changing(service, names, usize::MAX)
+    }
+
+    /// Asks for each name so many times and then for others, so that there is always something to be won.
+    pub fn changing(service: &'a PlainService, names: usize, times: usize) -> Result<Self> {
+        let producer = topic::producer(&setting("SHARDLANE_TEST_KAFKA")?)?;
+        Ok(Self { service, producer, asked: Asked { names, times }, sent: 0 })
     }
 
     /// Puts more requests into the log.
@@ -48,7 +72,7 @@ impl<'a> Direct<'a> {
         let keyspace = Keyspace::of(config);
         let topic = self.service.topic("request")?;
         let record = |n: usize| {
-            let name = format!("name-{}", n % self.names);
+            let name = self.asked.name(n);
             Outgoing {
                 topic: topic.into(),
                 slot: keyspace.slot_of(name.as_bytes()),
@@ -82,7 +106,7 @@ impl<'a> Direct<'a> {
 
     /// What each request must be told.
     pub fn outcomes(&self) -> Outcomes {
-        let told = |n: usize| Told { username: format!("name-{}", n % self.names), success: n < self.names };
+        let told = |n: usize| Told { username: self.asked.name(n), success: self.asked.wins(n) };
         (0..self.sent).map(|n| (format!("r{n}"), told(n))).collect()
     }
 
@@ -105,13 +129,18 @@ impl<'a> Direct<'a> {
             let n: usize = id.strip_prefix('r').context("id")?.parse()?;
             if let Some(before) = told.insert(n, success) {
                 same(&format!("answers to {id}"), success, before)?;
-            } else if let Some(before) = last.insert(n % self.names, n) {
-                ensure!(before + self.names == n, "{id} was answered after r{before}");
+            } else {
+                let before = last.insert(self.asked.name(n), n).map(|before| before + self.asked.names);
+                let first = self.asked.wins(n);
+                ensure!(
+                    before.is_none_or(|due| due == n) && before.is_none() == first,
+                    "{id} was answered out of turn"
+                );
             }
         }
         same("answered requests", told.len(), requests)?;
         for (n, success) in told {
-            same(&format!("success of r{n}"), success, n < self.names)?;
+            same(&format!("success of r{n}"), success, self.asked.wins(n))?;
         }
         Ok(())
     }

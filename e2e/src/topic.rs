@@ -131,6 +131,18 @@ pub async fn put(producer: &Producer, topic: &str, slot: u32, key: Option<&[u8]>
     producer.publish(&record).await.map(|_| ()).context("the broker did not take a record")
 }
 
+/// How many records lie in a topic from which none was removed by compaction.
+pub async fn length(bootstrap: &str, topic: &str) -> Result<usize> {
+    let (bootstrap, topic) = (bootstrap.to_owned(), topic.to_owned());
+    let count = tokio::task::spawn_blocking(move || {
+        let consumer: BaseConsumer = kafka::consumer(&KafkaConfig::plain(&bootstrap), "test").create()?;
+        let partitions = kafka::partitions_of(&consumer, &topic)?.with_context(|| format!("no topic {topic}"))?;
+        let extents = kafka::extents(&consumer, &topic, 0..partitions)?;
+        Ok::<_, anyhow::Error>(extents.values().map(|extent| extent.end - extent.start).sum::<i64>())
+    });
+    Ok(usize::try_from(count.await??)?)
+}
+
 /// Reads a topic from its start until `enough` says so of all that was read.
 pub async fn read_until(
     bootstrap: &str,

@@ -19,6 +19,7 @@ mod plot;
 mod posts;
 mod progress;
 mod report;
+mod reshard;
 mod stage;
 mod staleness;
 mod suite;
@@ -67,6 +68,9 @@ struct Options {
     /// Increments that one run adds up.
     #[arg(long, default_value_t = 12_000_000)]
     increments: u64,
+    /// Rows that one run moves.
+    #[arg(long, default_value_t = 1_000_000)]
+    moved_rows: u32,
     /// Slots of the one worker.
     #[arg(long, default_value_t = 8)]
     slots: u32,
@@ -107,6 +111,12 @@ enum Measure {
     Posts,
     /// One post that is in no cache, wanted by many at once.
     Stampede,
+    /// How long slots stand still that move to another shard, under half of the most load.
+    ReshardPause,
+    /// What a move does to slots that do not move.
+    ReshardOthers,
+    /// Rows that move.
+    ReshardRows,
 }
 
 impl Options {

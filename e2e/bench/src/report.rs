@@ -76,6 +76,8 @@ pub enum Target {
     AtMost(f64),
     /// At most so much in each run.
     Never(f64),
+    /// At most so many times what is beside it.
+    Times(f64),
 }
 
 /// A value for each run.
@@ -159,6 +161,7 @@ impl Row {
         let (reached, target) = match self.target {
             None => return String::new(),
             Some(Target::Ratio(least)) => (self.ratio().is_some_and(|ratio| ratio >= least), format!("{least:.2}")),
+            Some(Target::Times(most)) => (self.ratio().is_some_and(|ratio| ratio <= most), format!("≤ {most} times")),
             Some(Target::AtMost(most)) => {
                 (self.ours.samples.median() <= most, format!("≤ {most} {}", self.unit.name()))
             }
@@ -317,6 +320,8 @@ mod tests {
         assert!(row(&[5.1], &[1.], Target::AtMost(5.)).verdict().ends_with("MISSED"));
         assert!(row(&[1., 1., 6.], &[1.], Target::AtMost(5.)).verdict().ends_with("reached"));
         assert!(row(&[1., 1., 6.], &[1.], Target::Never(5.)).verdict().ends_with("MISSED"));
+        assert!(row(&[2.], &[1.], Target::Times(2.)).verdict().ends_with("reached"));
+        assert!(row(&[2.1], &[1.], Target::Times(2.)).verdict().ends_with("MISSED"));
     }
 
     #[test]

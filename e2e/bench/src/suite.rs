@@ -5,7 +5,7 @@ use anyhow::Result;
 use crate::machine::Machine;
 use crate::report::Report;
 use crate::stage::Stage;
-use crate::{Measure, Options, drain, gateway, increments, latency, posts, staleness, transfers};
+use crate::{Measure, Options, drain, gateway, increments, latency, posts, reshard, staleness, transfers};
 
 /// Runs what was chosen.
 pub async fn run(options: Options) -> Result<()> {
@@ -48,6 +48,12 @@ pub async fn run(options: Options) -> Result<()> {
     }
     if stage.options.wants(Measure::Stampede) {
         rows.extend(posts::stampede(&stage).await?);
+    }
+    if stage.options.wants(Measure::ReshardPause) || stage.options.wants(Measure::ReshardOthers) {
+        rows.extend(reshard::pauses(&stage).await?);
+    }
+    if stage.options.wants(Measure::ReshardRows) {
+        rows.push(reshard::rows(&stage).await?);
     }
     let report = Report { machine, runs: stage.options.runs(), rows };
     report.write(&stage.options.output)?;

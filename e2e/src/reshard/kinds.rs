@@ -173,7 +173,7 @@ impl Customer for Payments {
         };
         let Transfer { request_id, from, to, amount } = &transfer;
         let body = json!({ "request_id": request_id, "from": from, "to": to, "amount": money(*amount) });
-        for _ in 0..if time % DOUBLED == 0 { 2 } else { 1 } {
+        for _ in 0..if time.is_multiple_of(DOUBLED) { 2 } else { 1 } {
             let (_, echo) = self.refusals.insist(request_id, &[201], || self.bank.post("transfers", &body)).await?;
             same("the echo of a transfer", &echo, &body)?;
         }
@@ -263,7 +263,7 @@ impl Customer for Counts {
             |(key, value): &(Uuid, i64)| json!({ "key": key, "value": value, "idempotency_key": Uuid::new_v4() });
         let body = json!({ "increments": raised.iter().map(increment).collect::<Vec<_>>() }).to_string();
         let what = format!("increments {client}-{time}");
-        for _ in 0..if time % DOUBLED == 0 { 2 } else { 1 } {
+        for _ in 0..if time.is_multiple_of(DOUBLED) { 2 } else { 1 } {
             self.refusals.insist(&what, &[200], || self.pool.post("increments", &body, None)).await?;
         }
         {
@@ -356,7 +356,7 @@ impl Posts {
         } else {
             same("its content", told["content"].as_str(), post.content.as_deref())?;
         }
-        let post = if time % 3 == 0 { self.edit(post).await? } else { post };
+        let post = if time.is_multiple_of(3) { self.edit(post).await? } else { post };
         locked(&self.read).push(post);
         Ok(())
     }

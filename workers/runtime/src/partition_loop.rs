@@ -163,16 +163,19 @@ impl<S: Service, H: Shard<S>, L: Log<S>, C: Clock> PartitionLoop<S, H, L, C> {
     /// Turns the loop until the shutdown or a successor. A batch in hand is finished first.
     pub async fn run(&mut self, shutdown: &mut Shutdown) -> Result<(), LoopEnd> {
         let mut backoff = Backoff::default();
-        let mut stale_before = false;
+        // The version of the slots that were stale last.
+        let mut stale_before = None;
         loop {
-            let Err(failure) = self.turn(shutdown, &mut backoff).await;
+            let mut version = None;
+            let Err(failure) = self.turn(shutdown, &mut backoff, &mut version).await;
             self.metrics.behind().lost();
             let stale = matches!(failure, Failure::Stale);
+            let again = stale && stale_before == Some(version);
             match failure {
                 Failure::End(end) => return Err(end),
                 Failure::Shutdown => return Ok(()),
-                // Once is what a change of the slots looks like; again and again would be a loop without a breath.
-                Failure::Stale if !stale_before => {}
+                // Once is what a change of the slots looks like; the same slots again and again would be a loop without a breath.
+                Failure::Stale if !again => {}
                 Failure::Stale => {
                     self.health.waiting_for(LOOP, "the shard's slots do not stand where the log was read")
                 }
@@ -183,10 +186,10 @@ impl<S: Service, H: Shard<S>, L: Log<S>, C: Clock> PartitionLoop<S, H, L, C> {
                 // Each single record that is refused was buried; this one is refused as a dead letter too.
                 Failure::Refused(rejection) => self.health.waiting_for(LOOP, rejection.reason),
             }
-            if (!stale || stale_before) && self.pause(&mut backoff, shutdown).await {
+            if (!stale || again) && self.pause(&mut backoff, shutdown).await {
                 return Ok(());
             }
-            stale_before = stale;
+            stale_before = stale.then_some(version);
             // The shard that is met again may have been taken back.
             self.fresh.forget();
         }
@@ -206,8 +209,10 @@ impl<S: Service, H: Shard<S>, L: Log<S>, C: Clock> PartitionLoop<S, H, L, C> {
         &mut self,
         shutdown: &mut Shutdown,
         backoff: &mut Backoff,
+        version: &mut Option<i64>,
     ) -> Result<std::convert::Infallible, Failure> {
         let mut known = self.take_up().await?;
+        *version = Some(known.version);
         let how = self.service.gathering();
         let mut gathered: Option<Gathered<S::Plan>> = None;
         let mut ahead = None;

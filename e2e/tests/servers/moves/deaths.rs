@@ -34,7 +34,7 @@ pub(super) async fn one_after_another(service: &PlainService, moves: &Moves) -> 
 #[tokio::test]
 async fn sign_ups_survive_movers_that_die_at_every_step_on_the_way_up_and_down() -> Result<()> {
     let (service, _workers) = signup("bereft", 2, 3, 6).await?;
-    let mut direct = Direct::new(&service, 1_000)?;
+    let mut direct = Direct::changing(&service, 50, 3)?;
     direct.send(2_000).await?;
     for partitions in [3, 2] {
         direct.meanwhile(one_after_another(&service, &Moves::to(partitions))).await?;
@@ -45,7 +45,7 @@ async fn sign_ups_survive_movers_that_die_at_every_step_on_the_way_up_and_down()
 #[tokio::test]
 async fn a_fence_whose_mover_is_gone_is_undone_and_the_service_goes_on() -> Result<()> {
     let (service, _workers) = signup("orphaned", 1, 2, 4).await?;
-    let mut direct = Direct::new(&service, 300)?;
+    let mut direct = Direct::changing(&service, 50, 3)?;
     direct.send(600).await?;
     direct.check(PATIENCE).await?;
     let moves = Moves { fence_seconds: 1, ..Moves::to(2) };

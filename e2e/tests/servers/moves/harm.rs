@@ -46,12 +46,11 @@ async fn move_in_spite_of(service: &PlainService, workers: &mut [Process], moves
 #[tokio::test]
 async fn workers_and_databases_of_both_sides_may_be_lost_at_every_step() -> Result<()> {
     let (service, mut workers) = signup("harmed", 1, 2, 4).await?;
-    let mut direct = Direct::new(&service, 1_000)?;
+    let mut direct = Direct::changing(&service, 50, 3)?;
     direct.send(2_000).await?;
     // From 0 to 1, and back.
-    let harms = [Harm::Worker(0), Harm::Worker(0), Harm::Database(0), Harm::Database(0)];
-    let others = [Harm::Worker(1), Harm::Worker(1), Harm::Database(1), Harm::Database(1)];
-    for (harm, partitions) in harms.into_iter().chain(others).zip([2, 1].into_iter().cycle()) {
+    let harms = [(Harm::Worker(0), 2), (Harm::Worker(0), 1), (Harm::Database(0), 2), (Harm::Database(0), 1)];
+    for (harm, partitions) in harms {
         let moves = Moves::to(partitions);
         let moving = move_in_spite_of(&service, &mut workers, &moves, harm);
         direct.meanwhile(moving).await.with_context(|| format!("{harm:?}, to {partitions}"))?;

@@ -52,7 +52,7 @@ async fn reshard(service: &PlainService, workers: &mut Vec<Process>, partitions:
 async fn a_plain_client_loses_nothing_while_slots_move_up_and_down() -> Result<()> {
     let service = PlainService::prepare("moved", spec("moved", 2, 12)).await?;
     let mut workers = service.workers().await?;
-    let mut direct = Direct::new(&service, 1_000)?;
+    let mut direct = Direct::changing(&service, 50, 3)?;
     direct.send(2_000).await?;
     for partitions in [3, 5, 1, 4] {
         direct
@@ -63,7 +63,7 @@ async fn a_plain_client_loses_nothing_while_slots_move_up_and_down() -> Result<(
     holds(&service, &direct).await?;
     // What was answered before is answered the same by whoever has its slot now; what is new comes after it.
     direct.send_again().await?;
-    direct.send(1_000).await?;
+    direct.send(600).await?;
     holds(&service, &direct).await?;
     for mut worker in workers {
         same("exit code", worker.stop().await?, Some(0))?;

@@ -109,6 +109,11 @@ impl PgWorld {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).entry(partition).or_default().push(connection);
     }
 
+    /// What has happened to one connection has happened to the idle ones too: each would fail a step of its own.
+    fn close_idle(&self, partition: u32) {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).remove(&partition);
+    }
+
     /// One transaction on one shard.
     async fn transaction<T>(
         &self,
@@ -124,8 +129,9 @@ impl PgWorld {
             done
         };
         let done = done.await;
-        if !matches!(done, Err(Trouble::Shard(_))) {
-            self.give_back(partition, connection);
+        match done {
+            Err(Trouble::Shard(_)) => self.close_idle(partition),
+            _ => self.give_back(partition, connection),
         }
         Ok(done?)
     }
@@ -261,7 +267,11 @@ impl World for PgWorld {
     async fn copy(&self, attempt: &Attempt, copied: &(dyn Fn(u64) + Sync)) -> Result<Pass, StepError> {
         let from = attempt.group.from;
         let mut source = self.connection(from).await?;
-        let pass = self.copy_tables(attempt, &mut source, copied).await?;
+        let pass = self.copy_tables(attempt, &mut source, copied).await;
+        if matches!(pass, Err(Trouble::Shard(_))) {
+            [from, attempt.group.to].into_iter().for_each(|side| self.close_idle(side));
+        }
+        let pass = pass?;
         self.give_back(from, source);
         Ok(pass)
     }
@@ -269,7 +279,11 @@ impl World for PgWorld {
     async fn catch_up(&self, attempt: &Attempt, after: i64, check: Check) -> Result<Pass, StepError> {
         let (from, to) = (attempt.group.from, attempt.group.to);
         let (mut source, mut target) = (self.connection(from).await?, self.connection(to).await?);
-        let pass = self.bring(attempt, (&mut source, &mut target), after, check).await?;
+        let pass = self.bring(attempt, (&mut source, &mut target), after, check).await;
+        if matches!(pass, Err(Trouble::Shard(_))) {
+            [from, to].into_iter().for_each(|side| self.close_idle(side));
+        }
+        let pass = pass?;
         self.give_back(from, source);
         self.give_back(to, target);
         Ok(pass)

@@ -116,23 +116,25 @@ impl<W: World, C: Clock, I: Fn() -> String> Run<'_, W, C, I> {
         Ok(false)
     }
 
-    /// What all shards hold.
+    /// What all shards hold. They are asked one after another, so that what one has said may be over when the next is asked, and a
+    /// slot that was on its way then has arrived since: only what they say twice is believed.
     async fn look(&self) -> Result<Found, RunError> {
-        let mut rows: Vec<SlotRow> = Vec::new();
+        let mut rows = self.rows().await?;
+        loop {
+            let again = self.rows().await?;
+            if again == rows {
+                return Ok(found(&rows, self.wanted.slots)?);
+            }
+            rows = again;
+        }
+    }
+
+    async fn rows(&self) -> Result<Vec<SlotRow>, RunError> {
+        let mut rows = Vec::new();
         for partition in 0..self.wanted.shards {
             rows.extend(self.world.rows(partition).await.map_err(passing)?);
         }
-        match found(&rows, self.wanted.slots) {
-            // Between two looks a slot may have been handed over.
-            Err(first) => {
-                let mut again: Vec<SlotRow> = Vec::new();
-                for partition in 0..self.wanted.shards {
-                    again.extend(self.world.rows(partition).await.map_err(passing)?);
-                }
-                if again == rows { Err(first.into()) } else { Err(RunError::Passing(first.to_string())) }
-            }
-            found => Ok(found?),
-        }
+        Ok(rows)
     }
 
     /// Ends what another mover has begun. `false`: there was nothing.

@@ -1,15 +1,17 @@
-//! The partition loop and the relay, as they are, in a simulated world that crashes, stalls, fails over and moves slots in
-//! random order, compared with what one sequential program makes of the same log.
+//! The partition loop, the relay and the mover, as they are, in a simulated world that crashes, stalls and fails over in random
+//! order while slots move, compared with what one sequential program makes of the same log.
 //!
 //! A schedule is a seed. One that fails says how to run it again with everything that happens in it printed:
-//! `SHARDLANE_MODEL_SEED=7 cargo test -p shardlane-runtime --test model -- --nocapture`
+//! `SHARDLANE_MODEL_SEED=7 cargo test -p shardlane-mover --test model -- --nocapture`
 
 #![allow(clippy::tests_outside_test_module, missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod edges;
 mod oracle;
+mod processes;
 mod schedule;
 mod service;
+mod shards;
 mod world;
 
 use schedule::run;
@@ -89,4 +91,83 @@ fn a_dead_letter_outside_the_transaction_is_found() {
 #[test]
 fn a_digest_that_is_left_out_is_found() {
     is_found(Fault::TooLargeLeftOut);
+}
+
+#[test]
+fn a_source_that_works_on_under_the_fence_is_found() {
+    is_found(Fault::NoFence);
+}
+
+#[test]
+fn slots_that_change_without_their_version_are_found() {
+    is_found(Fault::NoSlotsVersion);
+}
+
+#[test]
+fn a_last_delta_that_is_left_out_is_found() {
+    is_found(Fault::NoLastDelta);
+}
+
+#[test]
+fn outcomes_that_are_left_behind_are_found() {
+    is_found(Fault::OutcomesLeftBehind);
+}
+
+#[test]
+fn slots_that_go_before_their_outcomes_are_published_are_found() {
+    is_found(Fault::RelayedLies);
+}
+
+#[test]
+fn rows_that_keep_their_batch_are_found() {
+    is_found(Fault::BatchKept);
+}
+
+#[test]
+fn a_target_that_is_active_too_early_is_found() {
+    is_found(Fault::ActiveBeforeMoved);
+}
+
+#[test]
+fn a_mover_that_wakes_after_its_successor_is_found() {
+    is_found(Fault::NoAttemptCheck);
+}
+
+#[test]
+fn a_target_that_takes_slots_from_anybody_is_found() {
+    is_found(Fault::ExpectsAnything);
+}
+
+#[test]
+fn a_target_that_forgets_slots_before_their_rows_is_found() {
+    is_found(Fault::ForgetsWhatLies);
+}
+
+#[test]
+fn a_hard_delete_during_the_copy_is_found() {
+    is_found(Fault::HardDelete);
+}
+
+#[test]
+#[ignore]
+fn survey() {
+    let (from, to): (u64, u64) =
+        (std::env::var("FROM").unwrap().parse().unwrap(), std::env::var("TO").unwrap().parse().unwrap());
+    let mut n = 0;
+    let fault = match std::env::var("FAULT").as_deref() {
+        Ok("expects") => Some(Fault::ExpectsAnything),
+        Ok("forgets") => Some(Fault::ForgetsWhatLies),
+        Ok("attempt") => Some(Fault::NoAttemptCheck),
+        Ok("fence") => Some(Fault::NoFence),
+        Ok("hard") => Some(Fault::HardDelete),
+        Ok("relayed") => Some(Fault::RelayedLies),
+        _ => None,
+    };
+    for seed in from..to {
+        if let Err(v) = run(seed, fault, false) {
+            n += 1;
+            println!("SEED {seed}: {}", &v[..v.len().min(150)]);
+        }
+    }
+    println!("{n} of {}", to - from);
 }

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use shardlane_mover::moves::edges::State;
+
 use crate::edges::slot_of;
 use crate::service::{Answer, Answers, HUGE, Model, REFUSED, Registers, parse};
-use crate::world::{Published, World};
+use crate::world::{Published, SLOTS, World};
 
 /// What must be there in the end.
 #[derive(Default)]
@@ -49,7 +51,8 @@ pub fn expected(world: &World) -> Expected {
 
 /// Whether everything that can be applied is applied, and everything that can be published is published.
 pub fn is_done(world: &World) -> bool {
-    let positions: BTreeMap<u32, i64> = world.servers.iter().flat_map(|server| server.db.slots.clone()).collect();
+    let owned = world.servers.iter().flat_map(|server| server.db.slots.iter()).filter(|(_, row)| row.state.owns());
+    let positions: BTreeMap<u32, i64> = owned.map(|(slot, row)| (*slot, row.next)).collect();
     let applied = world
         .log
         .iter()
@@ -57,21 +60,59 @@ pub fn is_done(world: &World) -> bool {
     applied && world.servers.iter().all(|server| server.db.relayed == server.db.batch)
 }
 
-/// Compares the world, at rest, with the oracle.
-pub fn check(world: &World) -> Result<(), String> {
+/// Compares the world, at rest, with the oracle; `partitions`: how many were to own slots in the end.
+pub fn check(world: &World, partitions: u32) -> Result<(), String> {
     let expected = expected(world);
+    check_slots(world, partitions)?;
     check_state(world, &expected)?;
     check_answers(world, &expected)?;
     check_dead(world, &expected)?;
     check_compacted(world, &expected)
 }
 
-fn check_state(world: &World, expected: &Expected) -> Result<(), String> {
-    let mut registers = Registers::new();
-    for server in &world.servers {
-        registers.extend(server.db.registers.iter().map(|(key, row)| (key.clone(), row.row.clone())));
+/// Each slot is where it is wanted, and no trace of it anywhere else.
+fn check_slots(world: &World, partitions: u32) -> Result<(), String> {
+    let mut owners: BTreeMap<u32, (u32, i64)> = BTreeMap::new();
+    for (partition, server) in (0..).zip(&world.servers) {
+        let slots = &server.db.slots;
+        for (slot, row) in slots {
+            if row.state != State::Active || owners.insert(*slot, (partition, row.epoch)).is_some() {
+                return Err(format!("at rest, slot {slot} is {:?} in shard {partition}, beside {owners:?}", row.state));
+            }
+        }
+        if let Some(slot) = server.db.tables.slots().into_iter().find(|slot| !slots.contains_key(slot)) {
+            return Err(format!("at rest, shard {partition} has rows of slot {slot}, which it does not own"));
+        }
+        let (least, most) = (SLOTS / partitions, SLOTS.div_ceil(partitions));
+        let share = if partition < partitions { least..=most } else { 0..=0 };
+        if !share.contains(&u32::try_from(slots.len()).unwrap()) {
+            return Err(format!("shard {partition} has {} slots, of {partitions} shards", slots.len()));
+        }
     }
-    same("the registers", &registers, &expected.registers)
+    if owners.len() != SLOTS as usize {
+        return Err(format!("some slots have no owner: {owners:?}"));
+    }
+    for hint in &world.hints {
+        let (owner, epoch) = owners[&hint.slot];
+        if hint.epoch > epoch || (hint.epoch == epoch && hint.partition != owner) {
+            return Err(format!("{hint:?} says what was never so: {owners:?}"));
+        }
+    }
+    Ok(())
+}
+
+/// What lies where it is owned.
+fn check_state(world: &World, expected: &Expected) -> Result<(), String> {
+    let (mut registers, mut answers) = (Registers::new(), BTreeMap::new());
+    for db in world.servers.iter().map(|server| &server.db) {
+        let rows = db.tables.registers.iter().chain(&db.graves).filter(|(key, _)| db.tenure(key.0).is_some());
+        registers.extend(rows.map(|(key, row)| (key.clone(), row.row.clone())));
+        let rows = db.tables.answers.iter().filter(|(key, _)| db.tenure(key.0).is_some());
+        answers.extend(rows.map(|(key, row)| (key.clone(), row.row.made.clone())));
+    }
+    same("the registers", &registers, &expected.registers)?;
+    let made = expected.answers.iter().map(|(key, answer)| (key.clone(), answer.made.clone())).collect();
+    same("the answers", &answers, &made)
 }
 
 /// The published values of a topic, by slot and key, oldest first.
@@ -127,7 +168,8 @@ fn is_digest(published: &Published) -> bool {
 fn check_dead(world: &World, expected: &Expected) -> Result<(), String> {
     let mut dead = BTreeMap::new();
     for server in &world.servers {
-        dead.extend(server.db.dead.iter().map(|(at, row)| (*at, row.row.0.clone())));
+        let owned = server.db.tables.dead.iter().filter(|(at, _)| server.db.tenure(at.0).is_some());
+        dead.extend(owned.map(|(at, row)| (*at, row.row.0.clone())));
     }
     let wanted: BTreeMap<_, _> = expected.dead.iter().map(|(at, reason)| (*at, (*reason).to_owned())).collect();
     same("the dead letters", &dead, &wanted)?;
@@ -142,16 +184,21 @@ fn check_dead(world: &World, expected: &Expected) -> Result<(), String> {
     Ok(())
 }
 
-/// What remains of a key in the compacted topic is its state. What a worker published that was no longer the owner does
-/// not count: readers keep the highest version that they have seen.
+/// What readers have of a key who keep the highest version that they have seen, tombstones included, is its state. And it is
+/// what remains in the compacted topic, but for what was published late by a worker that was no longer the owner.
 fn check_compacted(world: &World, expected: &Expected) -> Result<(), String> {
     let told = published(world, "state");
     for ((slot, key), register) in &expected.registers {
         let of_key = told.get(&(*slot, key.clone())).map_or(&[][..], Vec::as_slice);
-        let last = of_key.iter().rfind(|(published, _)| published.by_owner).map(|(_, text)| text.clone());
-        let words = format!("{} {}", register.version, register.value);
-        if last.as_ref() != Some(&words) {
+        let words = register.text();
+        let last = of_key.iter().rfind(|(published, _)| published.by_owner).map(|(_, text)| text);
+        if last != Some(&words) {
             return Err(format!("the compacted topic ends with {last:?} for {key}, and its state is {words:?}"));
+        }
+        let version = |text: &str| -> i64 { text.split(' ').next().unwrap_or_default().parse().unwrap_or_default() };
+        let highest = of_key.iter().map(|(_, text)| text).max_by_key(|text| version(text));
+        if highest != Some(&words) {
+            return Err(format!("a reader of the compacted topic has {highest:?} of {key}, which is {words:?}"));
         }
     }
     Ok(())

@@ -1,102 +1,34 @@
 //! Schedules: which part of the world goes next, and what goes wrong, drawn from a seed.
 
-use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Waker};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use rand::RngExt;
-use shardlane_runtime::fresh::{Fresh, Size};
-use shardlane_runtime::health::Health;
-use shardlane_runtime::metrics::Metrics;
-use shardlane_runtime::partition_loop::PartitionLoop;
-use shardlane_runtime::process::Shutdown;
-use shardlane_runtime::relay::Relay;
-use tokio::sync::Notify;
 
-use crate::edges::{SimClock, SimLog, SimShard, relay_edges, step};
 use crate::oracle::{check, is_done};
-use crate::service::{HUGE, Model, POISON, REFUSED};
-use crate::world::{Fault, SLOTS, Shared, World, keyspace};
+use crate::processes::{Mover, Order, Worker};
+use crate::service::{HUGE, POISON, REFUSED};
+use crate::world::{Fault, SHARDS, Shared, World};
 
 /// Steps while things break.
-const UNRULY: u32 = 700;
-/// What the relay finds in memory: little, so that it has to read the shard often.
-const ROOM: Size = Size { records: 6, bytes: 2_000 };
+const UNRULY: u32 = 900;
 /// Steps within which everything must come to rest afterwards.
-const CALM: u32 = 6_000;
-
-type Task = Pin<Box<dyn Future<Output = ()>>>;
-
-/// A worker's process: its loop and its relay.
-struct Worker {
-    name: String,
-    server: usize,
-    tasks: Vec<Task>,
-    /// It gets no time, and does not notice.
-    stalled: bool,
-    /// It has become the owner of its shard, at some time.
-    owned: Arc<AtomicBool>,
-    /// The loop has ended by itself; what is left of the process follows.
-    ended: Arc<AtomicBool>,
-}
-
-impl Worker {
-    fn start(world: &Shared, server: usize, name: String) -> Self {
-        world.lock().say(|| format!("{name} starts on shard {server}"));
-        let metrics = Arc::new(Metrics::new().unwrap());
-        let health = Health::starting(Arc::clone(&metrics), &[]);
-        let (committed, fresh) = (Arc::new(Notify::new()), Arc::new(Fresh::with_room(ROOM)));
-        let mut turning = PartitionLoop {
-            service: Arc::new(Model { gathers: world.lock().gathers }),
-            keyspace: keyspace(),
-            shard: SimShard::new(world, server, &name),
-            log: SimLog::new(world),
-            clock: SimClock(world.clone()),
-            health: health.clone(),
-            metrics: Arc::clone(&metrics),
-            committed: Arc::clone(&committed),
-            fresh: Arc::clone(&fresh),
-            owners: Default::default(),
-            singly: None,
-        };
-        let (outbox, outlet) = relay_edges(world, server, &name);
-        let mut relay = Relay {
-            outbox,
-            outlet,
-            dead_letters: Model::INPUT_DLQ.into(),
-            clock: SimClock(world.clone()),
-            health,
-            metrics,
-            committed,
-            fresh,
-        };
-        let (owned, ended) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
-        let is_owned = Arc::clone(&owned);
-        let (now_owned, now_ended) = (Arc::clone(&owned), Arc::clone(&ended));
-        let loop_task = async move {
-            let (_never, mut shutdown) = Shutdown::by_hand();
-            if turning.take_over(&mut shutdown).await.is_ok_and(|owned| owned) {
-                now_owned.store(true, Ordering::Relaxed);
-                // It ends when another takes over.
-                let _ = turning.run(&mut shutdown).await;
-            }
-            now_ended.store(true, Ordering::Relaxed);
-        };
-        let relay_task = async move {
-            while !is_owned.load(Ordering::Relaxed) {
-                step().await;
-            }
-            let (_never, mut stop) = Shutdown::by_hand();
-            relay.run(&mut stop).await;
-        };
-        Self { name, server, tasks: vec![Box::pin(loop_task), Box::pin(relay_task)], stalled: false, owned, ended }
-    }
-}
+const CALM: u32 = 20_000;
+/// How long a fence may last: so long that it succeeds unless something breaks, or hardly ever.
+const LONG: Duration = Duration::from_secs(4);
+const SHORT: Duration = Duration::from_millis(200);
+/// Most workers at a time, and most movers.
+const WORKERS: usize = 7;
+const MOVERS: usize = 3;
 
 struct Schedule {
     world: Shared,
     workers: Vec<Worker>,
+    movers: Vec<Mover>,
+    /// How many partitions were last wanted.
+    partitions: u32,
+    /// A mover found that nothing is left to be done, and no other is there.
+    settled: bool,
     started: u32,
     requests: u32,
 }
@@ -104,21 +36,29 @@ struct Schedule {
 /// Runs the schedule of a seed to its end and compares.
 pub fn run(seed: u64, fault: Option<Fault>, trace: bool) -> Result<(), String> {
     let world = World::shared(seed, fault, trace);
-    let mut schedule = Schedule { world, workers: Vec::new(), started: 0, requests: 0 };
-    for server in 0..2 {
+    let mut schedule = Schedule {
+        world,
+        workers: Vec::new(),
+        movers: Vec::new(),
+        partitions: SHARDS,
+        settled: false,
+        started: 0,
+        requests: 0,
+    };
+    for server in 0..SHARDS as usize {
         schedule.start(server);
     }
     for _ in 0..UNRULY {
         schedule.unruly_step();
+        schedule.violation()?;
     }
     schedule.calm_down();
     for _ in 0..CALM {
-        schedule.start_missing();
-        schedule.poll_one();
-        schedule.server_step(0.02);
-        if is_done(&schedule.world.lock()) {
-            let world = schedule.world.lock();
-            return check(&world);
+        schedule.calm_step();
+        schedule.violation()?;
+        let world = schedule.world.lock();
+        if schedule.settled && is_done(&world) {
+            return check(&world, schedule.partitions);
         }
     }
     let world = schedule.world.lock();
@@ -140,40 +80,65 @@ impl Schedule {
         self.world.lock().chance(of)
     }
 
+    /// What was seen that must never be.
+    fn violation(&self) -> Result<(), String> {
+        self.world.lock().violation.take().map_or(Ok(()), Err)
+    }
+
     fn unruly_step(&mut self) {
         match self.draw(100) {
-            0..8 => self.produce(),
-            8 => self.crash(),
-            9 if self.workers.len() < 6 => {
-                let server = self.draw(2);
+            0..7 => self.produce(),
+            7 => self.crash(),
+            8 if self.workers.len() < WORKERS => {
+                let server = self.draw(SHARDS as usize);
                 self.start(server);
             }
-            10 => self.stall(),
-            11 => {
-                let (slot, from) = (self.draw(SLOTS as usize), self.draw(2));
-                self.world.lock().move_slot(u32::try_from(slot).unwrap(), from, 1 - from);
-            }
+            9 => self.stall(),
+            10 | 11 => self.move_otherwise(),
             12 => self.server_step(0.3),
+            13 => self.aside(),
             _ => self.poll_one(),
         }
     }
 
-    /// Some worker does something.
+    fn calm_step(&mut self) {
+        self.start_missing();
+        self.poll_one();
+        self.server_step(0.02);
+        if self.chance(0.02) {
+            self.aside();
+        }
+    }
+
+    /// Somebody does something.
     fn poll_one(&mut self) {
         self.world.lock().steps += 1;
+        let awake: Vec<usize> = (0..self.movers.len()).filter(|at| !self.movers[*at].stalled).collect();
+        if !awake.is_empty() && self.chance(0.5) {
+            self.poll_mover(awake[self.draw(awake.len())]);
+            return;
+        }
         let awake: Vec<usize> = (0..self.workers.len()).filter(|at| !self.workers[*at].stalled).collect();
         if awake.is_empty() {
             return;
         }
         let at = awake[self.draw(awake.len())];
-        let task = self.draw(self.workers[at].tasks.len());
+        let task = self.draw(self.workers[at].tasks());
         let worker = &mut self.workers[at];
-        if worker.tasks[task].as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready() {
-            drop(worker.tasks.remove(task));
-        }
+        let is_over = worker.poll(task);
         // A fenced worker's process ends, with whatever its relay was about.
-        if worker.tasks.is_empty() || (worker.ended.load(Ordering::Relaxed) && self.chance(0.1)) {
+        if is_over || (worker.ended.load(Ordering::Relaxed) && self.chance(0.1)) {
             self.remove(at);
+        }
+    }
+
+    fn poll_mover(&mut self, at: usize) {
+        let is_over = self.movers[at].poll();
+        let mut world = self.world.lock();
+        world.look();
+        if is_over {
+            let mover = self.movers.remove(at);
+            self.settled = !world.unruly && mover.is_last && *mover.ended.lock().unwrap() == Some(true);
         }
     }
 
@@ -215,9 +180,73 @@ impl Schedule {
         }
     }
 
+    /// What is wanted changes, or something happens to a mover.
+    fn move_otherwise(&mut self) {
+        if self.movers.is_empty() || self.chance(0.2) {
+            self.order();
+            return;
+        }
+        let at = self.draw(self.movers.len());
+        match self.draw(8) {
+            0..5 => {
+                let mover = &mut self.movers[at];
+                mover.stalled = !mover.stalled;
+                self.world.lock().say(|| format!("{} {}", mover.name, if mover.stalled { "stalls" } else { "wakes" }));
+            }
+            5 => {
+                let mover = self.movers.remove(at);
+                self.world.lock().say(|| format!("{} is lost", mover.name));
+            }
+            6 => self.movers[at].stop(),
+            _ => {}
+        }
+    }
+
+    /// Another mover, mostly for another number of partitions. Whoever is at work then is lost, or stalls and wakes later, or ends by itself.
+    fn order(&mut self) {
+        match self.draw(4) {
+            0 => self.movers.clear(),
+            1 | 2 => self.movers.iter_mut().for_each(|mover| mover.stalled = true),
+            _ => self.movers.iter().for_each(Mover::stop),
+        }
+        while self.movers.len() >= MOVERS {
+            let at = self.draw(self.movers.len());
+            drop(self.movers.remove(at));
+        }
+        // Or it is the same order, and another process.
+        if self.chance(0.6) {
+            self.partitions = 1 + u32::try_from(self.draw(SHARDS as usize)).unwrap();
+        }
+        self.start_mover(false);
+    }
+
+    fn start_mover(&mut self, is_last: bool) {
+        self.started += 1;
+        let order = Order {
+            partitions: self.partitions,
+            at_once: 1 + self.draw(3),
+            fence: if is_last { LONG } else { [SHORT, LONG / 4, LONG][self.draw(3)] },
+            clean_after: Duration::from_secs(self.draw(2) as u64),
+        };
+        self.movers.push(Mover::start(&self.world, format!("mover{}", self.started), order, is_last));
+    }
+
+    /// What goes on beside: hints are read, and fences end.
+    fn aside(&mut self) {
+        if !self.workers.is_empty() {
+            let (at, some) = (self.draw(self.workers.len()), self.draw(4));
+            self.workers[at].learn(&self.world.lock().hints, some);
+        }
+        let server = self.draw(SHARDS as usize);
+        let owner = self.world.lock().servers[server].db.owner.clone();
+        if self.workers.iter().any(|worker| worker.name == owner && !worker.stalled) {
+            self.world.lock().undo_fences(server);
+        }
+    }
+
     /// What a database server does by itself.
     fn server_step(&mut self, likely: f64) {
-        let server = self.draw(2);
+        let server = self.draw(SHARDS as usize);
         if self.chance(0.5) {
             self.world.lock().sync(server);
         }
@@ -233,22 +262,32 @@ impl Schedule {
         }
     }
 
-    /// Nothing breaks any more, and those that stalled wake.
+    /// Nothing breaks any more, and those that stalled wake. Of the movers the last one goes on, if its fences may last long
+    /// enough to succeed.
     fn calm_down(&mut self) {
         self.world.lock().unruly = false;
         for worker in &mut self.workers {
             worker.stalled = false;
         }
+        for mover in &mut self.movers {
+            mover.stalled = false;
+        }
+        let last = self.movers.len().saturating_sub(1);
+        let goes_on = |at: usize, mover: &Mover| at == last && mover.fence >= LONG;
+        self.movers.iter().enumerate().filter(|(at, mover)| !goes_on(*at, mover)).for_each(|(_, mover)| mover.stop());
     }
 
-    /// Starts a worker for each shard that has none, as a cluster does.
+    /// Starts a worker for each shard that has none, as a cluster does, and a mover when all others have ended.
     fn start_missing(&mut self) {
-        for server in 0..2 {
+        for server in 0..SHARDS as usize {
             let owner = self.world.lock().servers[server].db.owner.clone();
             let works = |worker: &Worker| worker.name == owner || !worker.owned.load(Ordering::Relaxed);
             if !self.workers.iter().any(|worker| worker.server == server && works(worker)) {
                 self.start(server);
             }
+        }
+        if self.movers.is_empty() && !self.settled {
+            self.start_mover(true);
         }
     }
 }

@@ -89,9 +89,13 @@ impl SimWorld {
     }
 
     /// Deletes some rows of the slots. `false`: there are none.
-    fn delete_some(&self, rows: &mut Tables, slots: &[u32], some: u64) -> bool {
+    fn delete_some(rows: &mut Tables, slots: &[u32], some: u64) -> bool {
         let mut left = some;
-        let mut goes = |slot: u32| slots.contains(&slot) && std::mem::replace(&mut left, left.saturating_sub(1)) > 0;
+        let mut goes = |slot: u32| {
+            let goes = left > 0 && slots.contains(&slot);
+            left -= u64::from(goes);
+            goes
+        };
         rows.registers.retain(|key, _| !goes(key.0));
         rows.answers.retain(|key, _| !goes(key.0));
         rows.dead.retain(|key, _| !goes(key.0));
@@ -195,9 +199,8 @@ fn same<K: Ord, T: PartialEq>(one: &BTreeMap<K, Row<T>>, other: &BTreeMap<K, Row
 }
 
 fn compare(one: &Tables, other: &Tables) -> Option<String> {
-    let same = same(&one.registers, &other.registers)
-        && same(&one.answers, &other.answers)
-        && same(&one.dead, &other.dead);
+    let same =
+        same(&one.registers, &other.registers) && same(&one.answers, &other.answers) && same(&one.dead, &other.dead);
     (!same).then(|| "rows".to_owned())
 }
 
@@ -225,10 +228,17 @@ impl MoverWorld for SimWorld {
     }
 
     async fn expect(&self, attempt: &Attempt, epochs: &[i64]) -> Result<bool, StepError> {
-        self.transaction(attempt.group.to, false, |db, _| {
-            let known: Vec<_> = attempt.group.slots.iter().filter_map(|slot| db.slots.get(slot)).collect();
-            if known.iter().any(|row| row.state.owns()) {
+        self.transaction(attempt.group.to, false, |db, fault| {
+            let known =
+                attempt.group.slots.iter().zip(epochs).filter_map(|(slot, epoch)| Some((db.slots.get(slot)?, epoch)));
+            let known: Vec<(&Slot, &i64)> = known.collect();
+            if known.iter().any(|(row, _)| row.state.owns()) {
                 return Err(superseded("the target owns a slot"));
+            }
+            // What another attempt has there may have been handed over by now, and what is newer was handed on.
+            let newer = |(row, epoch): &(&Slot, &i64)| row.state == State::Incoming || row.epoch > **epoch;
+            if fault != Some(Fault::ExpectsAnything) && known.iter().any(newer) {
+                return Err(superseded("the target expects the slots from another attempt"));
             }
             let known = !known.is_empty();
             for (slot, epoch) in attempt.group.slots.iter().zip(epochs) {
@@ -252,7 +262,7 @@ impl MoverWorld for SimWorld {
         let some = self.some();
         self.transaction(attempt.group.to, false, |db, fault| {
             lock(db, fault, attempt, &[State::Incoming])?;
-            Ok(self.delete_some(&mut db.tables, &attempt.group.slots, some))
+            Ok(Self::delete_some(&mut db.tables, &attempt.group.slots, some))
         })
         .await
     }
@@ -377,7 +387,6 @@ impl MoverWorld for SimWorld {
     async fn activate(&self, attempt: &Attempt, standings: &Standings) -> Result<(), StepError> {
         let tenure = self.world().number();
         self.transaction(attempt.group.to, true, |db, fault| {
-            raise_version(db, fault);
             let ours = |state: State| {
                 let of = |slot: &u32| {
                     db.slots.get(slot).is_some_and(|row| row.state == state && is_ours(fault, row, attempt))
@@ -390,6 +399,7 @@ impl MoverWorld for SimWorld {
             if !ours(State::Incoming) {
                 return Err(superseded("the target does not expect the slots"));
             }
+            raise_version(db, fault);
             for (slot, standing) in standings {
                 let row = db.slots.get_mut(slot).expect("it is locked");
                 (row.state, row.epoch, row.next) = (State::Active, standing.epoch, standing.next_offset);
@@ -420,6 +430,12 @@ impl MoverWorld for SimWorld {
         self.say(|| format!("{attempt:?} is forgotten"));
         self.transaction(attempt.group.to, false, |db, fault| {
             lock(db, fault, attempt, &[State::Incoming])?;
+            // A mover that stalled may have copied more since the last look.
+            if fault != Some(Fault::ForgetsWhatLies)
+                && attempt.group.slots.iter().any(|slot| db.tables.slots().contains(slot))
+            {
+                return Err(StepError::Passing("rows have come since".to_owned()));
+            }
             db.slots.retain(|slot, _| !attempt.group.slots.contains(slot));
             Ok(())
         })
@@ -430,7 +446,7 @@ impl MoverWorld for SimWorld {
         let some = self.some();
         self.transaction(attempt.group.from, false, |db, fault| {
             lock(db, fault, attempt, &[State::Moved])?;
-            let more = self.delete_some(&mut db.tables, &attempt.group.slots, some);
+            let more = Self::delete_some(&mut db.tables, &attempt.group.slots, some);
             if !more {
                 db.slots.retain(|slot, _| !attempt.group.slots.contains(slot));
             }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use rand::rngs::StdRng;
+use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 use shardlane_mover::moves::edges::State;
 use shardlane_runtime::hint::Hint;
@@ -48,6 +48,10 @@ pub enum Fault {
     ActiveBeforeMoved,
     /// No step looks whose attempt the rows are.
     NoAttemptCheck,
+    /// A target takes slots from whoever says so last.
+    ExpectsAnything,
+    /// A target forgets slots whose rows may still lie there.
+    ForgetsWhatLies,
     /// What is deleted while it is copied is gone, instead of leaving a tombstone.
     HardDelete,
 }
@@ -158,7 +162,7 @@ pub struct Published {
 }
 
 pub struct World {
-    pub rng: StdRng,
+    pub rng: Xoshiro256PlusPlus,
     pub fault: Option<Fault>,
     /// While false, nothing breaks any more.
     pub unruly: bool,
@@ -195,7 +199,7 @@ pub fn keyspace() -> Keyspace {
 impl World {
     /// Slots are spread over some of the shards; nothing has happened.
     pub fn shared(seed: u64, fault: Option<Fault>, trace: bool) -> Shared {
-        let mut rng = StdRng::seed_from_u64(seed);
+        let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed);
         let mut servers: Vec<Server> = (0..SHARDS).map(|_| Server::default()).collect();
         let partitions = rng.random_range(1..=SHARDS);
         for slot in 0..SLOTS {

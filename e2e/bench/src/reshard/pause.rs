@@ -1,0 +1,302 @@
+//! Half of the slots of a service move to a second shard while half of the most that it can do is asked of it.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, bail, ensure};
+use shardlane_e2e::plain::Process;
+use shardlane_runtime::intake::Keyspace;
+use sqlx::PgConnection;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::backlog::Backlog;
+use crate::bank::{self, ACCOUNTS, Bank};
+use crate::fill::{Increments, Requests, Series, Transfers, fill};
+use crate::kind::{COUNTERS, Kind};
+use crate::report::{Row, Samples, Side, Target, Unit, grouped, milliseconds, percentile};
+use crate::reshard::offer::Offer;
+use crate::reshard::pair::{FLUSH_MS, Pair, SECOND};
+use crate::reshard::still::Watch;
+use crate::reshard::times::{Trip, trips};
+use crate::stage::{Given, Stage};
+use crate::usage::Usage;
+use crate::{Measure, Options};
+
+/// Longest that a move, or what is asked, may take.
+const PATIENCE: Duration = Duration::from_secs(300);
+/// How often a mover, and what is asked, is looked at.
+const OFTEN: Duration = Duration::from_millis(50);
+/// The most that one producer offers beside everything else that runs here.
+const MOST: f64 = 250_000.;
+/// Transfers for which the accounts have money.
+const PAID_FOR: u64 = 100_000_000;
+
+/// How a run went.
+struct Run {
+    /// The longest that a slot stood still before the move, and during it.
+    still: [Duration; 2],
+    /// The longest that the mover held slots up, as it says.
+    said: Duration,
+    /// Rows that moved.
+    rows: u64,
+    moving: Duration,
+    offered: f64,
+    usage: Usage,
+    /// Sign-ups: what became of requests in slots that stay and in those that move.
+    latency: Option<Latency>,
+}
+
+/// Milliseconds from request to response.
+struct Latency {
+    /// 99 of 100 in slots that do not move, before the move.
+    before: f64,
+    /// The same during the move.
+    during: f64,
+    /// The longest in slots that move.
+    longest: f64,
+}
+
+/// All runs, as rows of the report.
+pub async fn measure(stage: &Stage) -> Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    for (kind, title) in [(Kind::Signup, "sign-ups"), (Kind::Wallet, "transfers"), (Kind::Counter, "increments")] {
+        if kind != Kind::Signup && !stage.options.wants(Measure::ReshardPause) {
+            continue;
+        }
+        rows.extend(of_kind(stage, kind, title).await?);
+    }
+    Ok(rows)
+}
+
+async fn of_kind(stage: &Stage, kind: Kind, title: &str) -> Result<Vec<Row>> {
+    let bank = format!("reshard-{}-bank", kind.program());
+    let database = (kind == Kind::Wallet).then_some(&*bank);
+    let most = most(stage, kind, database).await?;
+    let rate = (most / 2.).min(MOST);
+    let (mut all, runs) = (Vec::new(), stage.options.runs());
+    for number in 1..=runs {
+        let run = run(stage, kind, database, (number, rate)).await?;
+        stage.progress.done(&format!(
+            "move under {title} {number}/{runs}: a slot stood still for {:.0} ms at most ({:.0} ms before), {} rows in {:.1} s",
+            milliseconds(run.still[1]),
+            milliseconds(run.still[0]),
+            grouped(run.rows as f64),
+            run.moving.as_secs_f64()
+        ));
+        all.push(run);
+    }
+    if let Some(database) = database {
+        bank::dissolve(database).await?;
+    }
+    let notes = notes(kind, most, rate, &all);
+    let mut rows = Vec::new();
+    if stage.options.wants(Measure::ReshardPause) {
+        rows.push(pause_row(title, &all, &notes));
+    }
+    if stage.options.wants(Measure::ReshardOthers) {
+        rows.extend(others_row(&all, &notes));
+    }
+    Ok(rows)
+}
+
+/// Requests a second that the service works off at most, with one partition.
+async fn most(stage: &Stage, kind: Kind, database: Option<&str>) -> Result<f64> {
+    let Options { records, transfers, increments, .. } = stage.options;
+    let records = match kind {
+        Kind::Wallet => transfers,
+        Kind::Counter => increments,
+        Kind::Signup | Kind::Blog => records,
+    };
+    let name = format!("reshard-{}-most", kind.program());
+    stage.progress.doing("filling a topic");
+    let source = stage.service(kind, &format!("{name}-source"), Given::default()).await?;
+    match kind {
+        Kind::Signup => fill(&source, kind, Requests::new(5, 0.), records).await?,
+        Kind::Wallet => fill(&source, kind, Transfers::new(5, ACCOUNTS), records).await?,
+        Kind::Counter => fill(&source, kind, Increments::uniform(5, COUNTERS), records).await?,
+        Kind::Blog => bail!("posts are not drained here"),
+    }
+    if let Some(database) = database {
+        let bank = Bank { accounts: ACCOUNTS, entries: 0 };
+        bank.found(database, Keyspace::of(&source.config), PAID_FOR).await?;
+    }
+    let backlog = Backlog { stage, kind, source: &source, database, records, name: &name, bare: &[] };
+    let drained = backlog.ours(&format!("{name}-ours")).await?;
+    let most = drained.published.unwrap_or(drained.committed);
+    stage.progress.done(&format!("{} with one partition: {most:.0}/s at most", kind.program()));
+    Ok(most)
+}
+
+async fn run(stage: &Stage, kind: Kind, database: Option<&str>, (number, rate): (usize, f64)) -> Result<Run> {
+    let name = format!("reshard-{}-{number}", kind.program());
+    stage.progress.doing(&name);
+    let pair = Pair::make(stage, kind, &name, database).await?;
+    let mut team = kind.start(&pair.service).await?;
+    team.push(("second worker", pair.service.worker(SECOND).await?));
+    for (_, process) in &team {
+        process.ready().await?;
+    }
+    stage.settle().await?;
+    let series: Box<dyn Series> = kind.series(6_000 + number as u64);
+    let (began, offer) = (Instant::now(), Offer::begin(&pair.service, kind, series, rate)?);
+    let [warm, before, after] = if stage.options.quick { [2, 4, 1] } else { [4, 10, 2] }.map(Duration::from_secs);
+    sleep(warm).await;
+    let watch = Watch::begin(pair.shards().await?);
+    let calm = now_ms()?;
+    sleep(before).await;
+    let still_before = watch.take()?;
+    let mut mover = pair.reshard(2, 0)?;
+    let parts = team.iter().map(|(part, process)| Ok((*part, process.pid()?))).collect::<Result<Vec<_>>>()?;
+    let parts = [parts, vec![("mover", mover.pid()?)]].concat();
+    let (start, begin, snapshot) = (now_ms()?, Instant::now(), stage.servers.snapshot(&parts)?);
+    let (rows, said) = follow(&mut mover).await.with_context(|| format!("{name} is not moved"))?;
+    let (end, moving) = (now_ms()?, begin.elapsed());
+    let usage = stage.servers.snapshot(&parts)?.since(&snapshot);
+    sleep(after).await;
+    let still = [still_before, watch.take()?];
+    drop(watch);
+    #[allow(clippy::cast_precision_loss)]
+    let offered = offer.requests() as f64 / began.elapsed().as_secs_f64();
+    let requests = offer.end().await?;
+    let mut shards = pair.shards().await?;
+    done(&mut shards, kind, requests).await.with_context(|| format!("{name}, {requests} requests"))?;
+    let latency = match kind {
+        Kind::Signup => Some(latency(&trips(&pair.service).await?, &moved(&mut shards[1]).await?, [calm, start, end])),
+        _ => None,
+    };
+    for (_, process) in &mut team {
+        process.kill().await?;
+    }
+    drop(shards);
+    pair.drop_shards().await?;
+    Ok(Run { still, said, rows, moving, offered, usage, latency })
+}
+
+/// Waits until the mover has moved and cleaned. Gives the rows that it has moved, and the longest pause that it tells.
+async fn follow(mover: &mut Process) -> Result<(u64, Duration)> {
+    let looking = async {
+        let mut told = (0, Duration::ZERO);
+        loop {
+            if let Ok(status) = mover.status().await {
+                let number = |member: &str| status["reshard"][member].as_u64().unwrap_or_default();
+                told = (number("rows"), Duration::from_millis(number("longestPauseMs")));
+                sleep(OFTEN).await;
+            } else if let Ok(code) = mover.end(OFTEN).await {
+                ensure!(code == Some(0), "the mover ended with {code:?}: {}", mover.log()?);
+                return Ok(told);
+            }
+        }
+    };
+    timeout(PATIENCE, looking).await.context("it takes too long")?
+}
+
+/// Waits until everything that was asked is done once, in whichever shard.
+async fn done(shards: &mut [PgConnection; 2], kind: Kind, requests: u64) -> Result<()> {
+    let count = match kind {
+        Kind::Signup => "SELECT count(*) FROM account",
+        Kind::Wallet => "SELECT count(*) FROM entry WHERE balance IS NOT NULL",
+        Kind::Counter => "SELECT COALESCE(sum(value), 0)::bigint FROM counter",
+        Kind::Blog => bail!("posts are not written here"),
+    };
+    let (end, expected) = (Instant::now() + PATIENCE, i64::try_from(requests)? * i64::from(kind.steps()));
+    loop {
+        let mut found = 0;
+        for shard in &mut *shards {
+            found += sqlx::query_scalar::<_, i64>(count).fetch_one(shard).await?;
+        }
+        if found == expected {
+            return Ok(());
+        }
+        ensure!(found < expected && Instant::now() < end, "the shards have {found} of {expected}");
+        sleep(10 * OFTEN).await;
+    }
+}
+
+async fn moved(second: &mut PgConnection) -> Result<Vec<i32>> {
+    Ok(sqlx::query_scalar("SELECT slot FROM slot WHERE state = 'active'").fetch_all(second).await?)
+}
+
+#[allow(clippy::cast_precision_loss)]
+fn latency(trips: &[Trip], moved: &[i32], [calm, start, end]: [i64; 3]) -> Latency {
+    let of = |moves: bool, from: i64, to: i64| {
+        let of_slots = move |trip: &&Trip| moved.contains(&trip.slot.cast_signed()) == moves;
+        let times = trips.iter().filter(of_slots).filter(|trip| (from..to).contains(&trip.asked));
+        times.map(|trip| trip.took as f64).collect::<Vec<_>>()
+    };
+    Latency {
+        before: percentile(&of(false, calm, start), 0.99),
+        during: percentile(&of(false, start, end), 0.99),
+        longest: percentile(&of(true, calm, end), 1.),
+    }
+}
+
+/// As Kafka tells the time.
+fn now_ms() -> Result<i64> {
+    Ok(i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis())?)
+}
+
+fn side(samples: Vec<f64>, all: &[Run]) -> Side {
+    let usage = Usage::mean(&all.iter().map(|run| run.usage.clone()).collect::<Vec<_>>());
+    Side { samples: Samples(samples), usage: Some(usage), rate: None, waits: Vec::new() }
+}
+
+fn pause_row(title: &str, all: &[Run], notes: &[String]) -> Row {
+    Row {
+        name: format!("Longest pause in a move, {title}"),
+        unit: Unit::Milliseconds,
+        ours: side(all.iter().map(|run| milliseconds(run.still[1])).collect(), all),
+        bare: None,
+        beside: String::new(),
+        target: Some(Target::Never(1_000.)),
+        notes: notes.to_vec(),
+    }
+}
+
+fn others_row(all: &[Run], notes: &[String]) -> Option<Row> {
+    let latencies: Vec<_> = all.iter().filter_map(|run| run.latency.as_ref()).collect();
+    let before = latencies.iter().map(|latency| latency.before).collect();
+    (!latencies.is_empty()).then(|| Row {
+        name: "Others' responses in a move, p99".to_owned(),
+        unit: Unit::Milliseconds,
+        ours: side(latencies.iter().map(|latency| latency.during).collect(), all),
+        bare: Some(Side { samples: Samples(before), usage: None, rate: None, waits: Vec::new() }),
+        beside: "the same slots, which do not move, in the seconds before".to_owned(),
+        target: Some(Target::Times(2.)),
+        notes: notes.to_vec(),
+    })
+}
+
+#[allow(clippy::cast_precision_loss)]
+fn notes(kind: Kind, most: f64, rate: f64, all: &[Run]) -> Vec<String> {
+    let median = |value: fn(&Run) -> f64| Samples(all.iter().map(value).collect()).median();
+    let half = if rate < most / 2. { ", of which one producer offers no half beside all else" } else { "" };
+    let mut notes = vec![
+        format!(
+            "half of the slots go to a second shard under {}/s, as {} were offered; {}/s is the most that one partition works \
+             off{half}",
+            grouped(median(|run| run.offered)),
+            grouped(rate),
+            grouped(most)
+        ),
+        format!(
+            "moved: {} rows in {:.1} s with what is deleted afterwards; by its own account the mover held slots up for {:.0} ms; \
+             before the move, the longest time in which nothing of a slot was committed was {:.0} ms",
+            grouped(median(|run| run.rows as f64)),
+            median(|run| run.moving.as_secs_f64()),
+            median(|run| milliseconds(run.said)),
+            median(|run| milliseconds(run.still[0]))
+        ),
+    ];
+    if kind == Kind::Counter {
+        notes.push(format!(
+            "counters are flushed every {FLUSH_MS} ms here, for a pause not to hide behind the usual second"
+        ));
+    }
+    let longest: Vec<_> = all.iter().filter_map(|run| run.latency.as_ref()).map(|latency| latency.longest).collect();
+    if !longest.is_empty() {
+        notes.push(format!(
+            "the longest from a request to its response in slots that moved: {:.0} ms",
+            Samples(longest).median()
+        ));
+    }
+    notes
+}
