@@ -97,7 +97,7 @@ impl<E: Outlet> Outlet for Dying<E> {
 #[tokio::main]
 async fn main() -> ExitCode {
     init_logs();
-    match start().await {
+    match Box::pin(start()).await {
         Ok(code) => code,
         Err(error) => {
             eprintln!("{error:#}");
@@ -126,5 +126,5 @@ async fn start() -> Result<ExitCode> {
         log: edges.log,
         outbox: edges.outbox,
     };
-    Ok(finish(run_wrapped(service, options, Shutdown::on_signal()?, wrap).await))
+    Ok(finish(Box::pin(run_wrapped(service, options, Shutdown::on_signal()?, wrap)).await))
 }

@@ -177,8 +177,11 @@ impl Metrics {
         self.ready.set(i64::from(ready));
     }
 
+    /// The end of a slot's log, if the slot is this worker's: the library tells for a while of those that it no longer reads.
     pub(crate) fn log_end(&self, slot: u32, log_end: i64) {
-        self.note(slot, |progress| progress.log_end = log_end);
+        if self.ends.lock().is_ok_and(|ends| ends.contains_key(&slot)) {
+            self.note(slot, |progress| progress.log_end = log_end);
+        }
     }
 
     pub(crate) fn applied_to(&self, slot: u32, next_offset: i64) {

@@ -111,7 +111,7 @@ async fn movers_that_wake_in_each_others_work_only_cost_time() -> Result<()> {
         (Point::after("hand_over"), Point::after("catch_up")),
     ] {
         let when = format!("{first} and {second}");
-        direct.meanwhile(contest(&service, first, second)).await.with_context(|| when)?;
+        direct.meanwhile(Box::pin(contest(&service, first, second))).await.with_context(|| when)?;
         direct.meanwhile(service.reshard(&Moves::to(2))).await?;
     }
     holds(&service, &direct).await

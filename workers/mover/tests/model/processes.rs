@@ -133,6 +133,8 @@ pub struct Order {
     pub at_once: usize,
     pub fence: Duration,
     pub clean_after: Duration,
+    /// Before which of its steps it stalls, if it is one.
+    pub sticks_at: &'static str,
 }
 
 /// A mover's process.
@@ -142,6 +144,8 @@ pub struct Mover {
     pub fence: Duration,
     task: Task,
     pub stalled: bool,
+    /// It is where it stalls.
+    pub sticks: Arc<AtomicBool>,
     /// Whether it has ended well; `None`: it has not ended.
     pub ended: Arc<Mutex<Option<bool>>>,
     stop: watch::Sender<bool>,
@@ -153,11 +157,11 @@ impl Mover {
     pub fn start(world: &Shared, name: String, order: Order, is_last: bool) -> Self {
         world.lock().say(|| format!("{name} starts: {order:?}"));
         let (stop, stopped) = Shutdown::by_hand();
-        let ended = Arc::new(Mutex::new(None));
+        let (ended, sticks) = (Arc::new(Mutex::new(None)), Arc::new(AtomicBool::new(false)));
+        let shards = SimWorld::new(world, order.fence, order.sticks_at, Arc::clone(&sticks));
         let (now_ended, world, named) = (Arc::clone(&ended), world.clone(), name.clone());
         let task = async move {
             let health = Health::starting(Arc::clone(&METRICS), &[]);
-            let shards = SimWorld::new(&world, order.fence);
             let run = Run {
                 world: &shards,
                 clock: &SimClock(world.clone()),
@@ -177,7 +181,7 @@ impl Mover {
             world.lock().say(|| format!("{named} ends: {done:?}"));
             *now_ended.lock().unwrap() = Some(done.is_ok());
         };
-        Self { name, fence: order.fence, task: Box::pin(task), stalled: false, ended, stop, is_last }
+        Self { name, fence: order.fence, task: Box::pin(task), stalled: false, sticks, ended, stop, is_last }
     }
 
     /// It is to stop.

@@ -8,15 +8,16 @@ use rand::RngExt;
 use crate::oracle::{check, is_done};
 use crate::processes::{Mover, Order, Worker};
 use crate::service::{HUGE, POISON, REFUSED};
+use crate::shards::STEPS;
 use crate::world::{Fault, SHARDS, Shared, World};
 
 /// Steps while things break.
-const UNRULY: u32 = 900;
+const UNRULY: u32 = 1_200;
 /// Steps within which everything must come to rest afterwards.
 const CALM: u32 = 20_000;
 /// How long a fence may last: so long that it succeeds unless something breaks, or hardly ever.
 const LONG: Duration = Duration::from_secs(4);
-const SHORT: Duration = Duration::from_millis(200);
+const SHORT: Duration = Duration::from_millis(300);
 /// Most workers at a time, and most movers.
 const WORKERS: usize = 7;
 const MOVERS: usize = 3;
@@ -87,16 +88,16 @@ impl Schedule {
 
     fn unruly_step(&mut self) {
         match self.draw(100) {
-            0..7 => self.produce(),
-            7 => self.crash(),
-            8 if self.workers.len() < WORKERS => {
+            0..6 => self.produce(),
+            6 => self.crash(),
+            7 if self.workers.len() < WORKERS => {
                 let server = self.draw(SHARDS as usize);
                 self.start(server);
             }
-            9 => self.stall(),
-            10 | 11 => self.move_otherwise(),
-            12 => self.server_step(0.3),
-            13 => self.aside(),
+            8 => self.stall(),
+            9 => self.move_otherwise(),
+            10 => self.server_step(0.3),
+            11..14 => self.aside(),
             _ => self.poll_one(),
         }
     }
@@ -114,7 +115,7 @@ impl Schedule {
     fn poll_one(&mut self) {
         self.world.lock().steps += 1;
         let awake: Vec<usize> = (0..self.movers.len()).filter(|at| !self.movers[*at].stalled).collect();
-        if !awake.is_empty() && self.chance(0.5) {
+        if !awake.is_empty() && self.chance(0.6) {
             self.poll_mover(awake[self.draw(awake.len())]);
             return;
         }
@@ -133,7 +134,14 @@ impl Schedule {
     }
 
     fn poll_mover(&mut self, at: usize) {
-        let is_over = self.movers[at].poll();
+        let mover = &mut self.movers[at];
+        let is_over = mover.poll();
+        let unruly = self.world.lock().unruly;
+        mover.stalled = unruly && mover.sticks.swap(false, Ordering::Relaxed);
+        if mover.stalled && self.chance(0.4) {
+            // As if it were gone.
+            self.start_mover(false);
+        }
         let mut world = self.world.lock();
         world.look();
         if is_over {
@@ -209,10 +217,6 @@ impl Schedule {
             1 | 2 => self.movers.iter_mut().for_each(|mover| mover.stalled = true),
             _ => self.movers.iter().for_each(Mover::stop),
         }
-        while self.movers.len() >= MOVERS {
-            let at = self.draw(self.movers.len());
-            drop(self.movers.remove(at));
-        }
         // Or it is the same order, and another process.
         if self.chance(0.6) {
             self.partitions = 1 + u32::try_from(self.draw(SHARDS as usize)).unwrap();
@@ -221,12 +225,17 @@ impl Schedule {
     }
 
     fn start_mover(&mut self, is_last: bool) {
+        while self.movers.len() >= MOVERS {
+            let at = self.draw(self.movers.len());
+            drop(self.movers.remove(at));
+        }
         self.started += 1;
         let order = Order {
             partitions: self.partitions,
             at_once: 1 + self.draw(3),
-            fence: if is_last { LONG } else { [SHORT, LONG / 4, LONG][self.draw(3)] },
+            fence: if is_last { LONG } else { [SHORT, 2 * SHORT, LONG][self.draw(3)] },
             clean_after: Duration::from_secs(self.draw(2) as u64),
+            sticks_at: if is_last || self.chance(0.5) { "" } else { STEPS[self.draw(STEPS.len())] },
         };
         self.movers.push(Mover::start(&self.world, format!("mover{}", self.started), order, is_last));
     }
@@ -237,10 +246,11 @@ impl Schedule {
             let (at, some) = (self.draw(self.workers.len()), self.draw(4));
             self.workers[at].learn(&self.world.lock().hints, some);
         }
-        let server = self.draw(SHARDS as usize);
-        let owner = self.world.lock().servers[server].db.owner.clone();
-        if self.workers.iter().any(|worker| worker.name == owner && !worker.stalled) {
-            self.world.lock().undo_fences(server);
+        for server in 0..SHARDS as usize {
+            let owner = self.world.lock().servers[server].db.owner.clone();
+            if self.workers.iter().any(|worker| worker.name == owner && !worker.stalled) {
+                self.world.lock().undo_fences(server);
+            }
         }
     }
 

@@ -2,7 +2,8 @@
 //! whose rows they are. A mover may be lost before each of its transactions and after it.
 
 use std::collections::BTreeMap;
-use std::sync::MutexGuard;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use rand::RngExt;
@@ -20,7 +21,29 @@ pub struct SimWorld {
     world: Shared,
     /// How long its fences last.
     fence: Duration,
+    /// Before which of its steps it stalls, if it comes to it, and whether it has.
+    sticks_at: &'static str,
+    sticks: Arc<AtomicBool>,
 }
+
+/// The steps before which a mover may stall: so each of them meets a successor that has gone on, and a fence its end, often
+/// enough.
+pub const STEPS: [&str; 14] = [
+    "leave",
+    "expect",
+    "purge",
+    "copy",
+    "catch_up",
+    "fence",
+    "hand_over",
+    "hand_over",
+    "hand_over",
+    "publish",
+    "activate",
+    "undo",
+    "forget",
+    "clean",
+];
 
 /// What is seen of a source at one moment.
 struct Snapshot {
@@ -32,8 +55,8 @@ struct Snapshot {
 }
 
 impl SimWorld {
-    pub fn new(world: &Shared, fence: Duration) -> Self {
-        Self { world: world.clone(), fence }
+    pub fn new(world: &Shared, fence: Duration, sticks_at: &'static str, sticks: Arc<AtomicBool>) -> Self {
+        Self { world: world.clone(), fence, sticks_at, sticks }
     }
 
     fn world(&self) -> MutexGuard<'_, World> {
@@ -55,11 +78,20 @@ impl SimWorld {
             let mut world = self.world();
             let fault = world.fault;
             let done = work(&mut world.servers[partition as usize].db, fault);
-            (done, world.breaks(0.02))
+            (done, world.breaks(0.01))
         };
         session.close();
         step().await;
         if answer_lost { Err(broken()) } else { done }
+    }
+
+    /// A step comes.
+    async fn comes(&self, name: &'static str, attempt: &str) {
+        self.say(|| format!("{attempt}: {name}"));
+        if name == self.sticks_at {
+            self.sticks.store(true, Ordering::Relaxed);
+            step().await;
+        }
     }
 
     /// Groups that move at the same time get on at paces of their own.
@@ -194,8 +226,7 @@ fn merge<K: Ord + Clone, T: Clone>(
 
 /// Whether the same lies there, whichever batch wrote it.
 fn same<K: Ord, T: PartialEq>(one: &BTreeMap<K, Row<T>>, other: &BTreeMap<K, Row<T>>) -> bool {
-    let row = |(one, other): ((&K, &Row<T>), (&K, &Row<T>))| one.0 == other.0 && one.1.row == other.1.row;
-    one.len() == other.len() && one.iter().zip(other).all(row)
+    one.len() == other.len() && one.iter().all(|(key, row)| other.get(key).is_some_and(|there| there.row == row.row))
 }
 
 fn compare(one: &Tables, other: &Tables) -> Option<String> {
@@ -214,11 +245,14 @@ impl MoverWorld for SimWorld {
             epoch: row.epoch,
             moved_to: row.moved_to,
         };
-        self.transaction(partition, false, |db, _| Ok(db.slots.iter().map(row).collect())).await
+        let mut session = Session::new(&self.world, partition as usize);
+        session.step().await.map_err(|_| broken())?;
+        session.close();
+        Ok(self.world().servers[partition as usize].db.slots.iter().map(row).collect())
     }
 
     async fn leave(&self, attempt: &Attempt) -> Result<Vec<i64>, StepError> {
-        self.say(|| format!("{attempt:?} leaves"));
+        self.comes("leave", &attempt.id).await;
         self.transaction(attempt.group.from, true, |db, fault| {
             lock(db, fault, attempt, &[State::Active])?;
             change(db, attempt, |row| (row.state, row.attempt) = (State::Leaving, Some(attempt.id.clone())));
@@ -228,6 +262,7 @@ impl MoverWorld for SimWorld {
     }
 
     async fn expect(&self, attempt: &Attempt, epochs: &[i64]) -> Result<bool, StepError> {
+        self.comes("expect", &attempt.id).await;
         self.transaction(attempt.group.to, false, |db, fault| {
             let known =
                 attempt.group.slots.iter().zip(epochs).filter_map(|(slot, epoch)| Some((db.slots.get(slot)?, epoch)));
@@ -259,6 +294,7 @@ impl MoverWorld for SimWorld {
     }
 
     async fn purge(&self, attempt: &Attempt) -> Result<bool, StepError> {
+        self.comes("purge", &attempt.id).await;
         let some = self.some();
         self.transaction(attempt.group.to, false, |db, fault| {
             lock(db, fault, attempt, &[State::Incoming])?;
@@ -268,6 +304,7 @@ impl MoverWorld for SimWorld {
     }
 
     async fn copy(&self, attempt: &Attempt, copied: &(dyn Fn(u64) + Sync)) -> Result<Pass, StepError> {
+        self.comes("copy", &attempt.id).await;
         let mut source = Session::new(&self.world, attempt.group.from as usize);
         self.wait().await;
         let snapshot = self.snapshot(&mut source, attempt).await?;
@@ -293,6 +330,7 @@ impl MoverWorld for SimWorld {
     }
 
     async fn catch_up(&self, attempt: &Attempt, after: i64, check: Check) -> Result<Pass, StepError> {
+        self.comes("catch_up", &attempt.id).await;
         let mut source = Session::new(&self.world, attempt.group.from as usize);
         self.wait().await;
         let snapshot = self.snapshot(&mut source, attempt).await?;
@@ -331,6 +369,7 @@ impl MoverWorld for SimWorld {
     }
 
     async fn fence(&self, attempt: &Attempt) -> Result<Fence, StepError> {
+        self.comes("fence", &attempt.id).await;
         let until = self.world().now() + self.fence;
         let fence = self
             .transaction(attempt.group.from, true, |db, fault| {
@@ -351,6 +390,7 @@ impl MoverWorld for SimWorld {
     }
 
     async fn hand_over(&self, attempt: &Attempt) -> Result<(), StepError> {
+        self.comes("hand_over", &attempt.id).await;
         self.transaction(attempt.group.from, false, |db, fault| {
             lock(db, fault, attempt, &[State::Fenced])?;
             change(db, attempt, |row| {
@@ -372,6 +412,7 @@ impl MoverWorld for SimWorld {
     }
 
     async fn publish(&self, hints: &[Hint]) -> Result<(), StepError> {
+        self.comes("publish", "hints").await;
         for hint in hints {
             self.wait().await;
             let mut world = self.world();
@@ -385,6 +426,7 @@ impl MoverWorld for SimWorld {
     }
 
     async fn activate(&self, attempt: &Attempt, standings: &Standings) -> Result<(), StepError> {
+        self.comes("activate", &attempt.id).await;
         let tenure = self.world().number();
         self.transaction(attempt.group.to, true, |db, fault| {
             let ours = |state: State| {
@@ -413,7 +455,7 @@ impl MoverWorld for SimWorld {
     }
 
     async fn undo(&self, attempt: &Attempt) -> Result<(), StepError> {
-        self.say(|| format!("{attempt:?} is undone"));
+        self.comes("undo", &attempt.id).await;
         self.transaction(attempt.group.from, true, |db, fault| {
             lock(db, fault, attempt, &[State::Leaving, State::Fenced])?;
             raise_version(db, fault);
@@ -427,7 +469,11 @@ impl MoverWorld for SimWorld {
     }
 
     async fn forget(&self, attempt: &Attempt) -> Result<(), StepError> {
-        self.say(|| format!("{attempt:?} is forgotten"));
+        self.comes("forget", &attempt.id).await;
+        // Whoever still copies has some time.
+        for _ in 0..self.some() / 8 {
+            step().await;
+        }
         self.transaction(attempt.group.to, false, |db, fault| {
             lock(db, fault, attempt, &[State::Incoming])?;
             // A mover that stalled may have copied more since the last look.
@@ -443,6 +489,7 @@ impl MoverWorld for SimWorld {
     }
 
     async fn clean(&self, attempt: &Attempt) -> Result<bool, StepError> {
+        self.comes("clean", &attempt.id).await;
         let some = self.some();
         self.transaction(attempt.group.from, false, |db, fault| {
             lock(db, fault, attempt, &[State::Moved])?;
