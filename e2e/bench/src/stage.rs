@@ -18,6 +18,9 @@ use crate::usage::Servers;
 /// The partition of every service here: each has one worker and one shard.
 pub const PARTITION: u32 = 0;
 
+/// The largest dead letter that its topic takes, as the operator has it.
+const DEAD_LETTER_BYTES: u32 = 4 << 20;
+
 /// The servers and what was chosen.
 pub struct Stage {
     /// What was chosen.
@@ -71,9 +74,10 @@ impl Stage {
             name: requests.filter(|_| role == kind.requests()).map_or_else(|| format!("{name}.{role}"), str::to_owned),
             partitions: if role == roles::SLOTS { 1 } else { slots },
             compacted: kind.is_compacted(&role),
+            // A dead letter is a record and why it is one; the mover sees to that when it prepares a service again.
+            max_message_bytes: role.ends_with(&roles::dead_letter("")).then_some(DEAD_LETTER_BYTES),
             role,
             retention_ms: None,
-            max_message_bytes: None,
         };
         Ok(ServiceConfig {
             name: name.to_owned(),

@@ -18,13 +18,13 @@ use crate::reshard::pair::{FLUSH_MS, Pair, SECOND};
 use crate::reshard::still::Watch;
 use crate::reshard::times::{Trip, trips};
 use crate::stage::{Given, Stage};
-use crate::usage::Usage;
+use crate::usage::{Snapshot, Usage};
 use crate::{Measure, Options};
 
 /// Longest that a move, or what is asked, may take.
 const PATIENCE: Duration = Duration::from_secs(300);
 /// How often a mover, and what is asked, is looked at.
-const OFTEN: Duration = Duration::from_millis(50);
+const OFTEN: Duration = Duration::from_millis(100);
 /// The most that one producer offers beside everything else that runs here.
 const MOST: f64 = 250_000.;
 /// Transfers for which the accounts have money.
@@ -148,9 +148,9 @@ async fn run(stage: &Stage, kind: Kind, database: Option<&str>, (number, rate): 
     let parts = team.iter().map(|(part, process)| Ok((*part, process.pid()?))).collect::<Result<Vec<_>>>()?;
     let parts = [parts, vec![("mover", mover.pid()?)]].concat();
     let (start, begin, snapshot) = (now_ms()?, Instant::now(), stage.servers.snapshot(&parts)?);
-    let (rows, said) = follow(&mut mover).await.with_context(|| format!("{name} is not moved"))?;
+    let told = follow(stage, &parts, &mut mover).await.with_context(|| format!("{name} is not moved"))?;
     let (end, moving) = (now_ms()?, begin.elapsed());
-    let usage = stage.servers.snapshot(&parts)?.since(&snapshot);
+    let usage = told.snapshot.since(&snapshot);
     sleep(after).await;
     let still = [still_before, watch.take()?];
     drop(watch);
@@ -168,17 +168,25 @@ async fn run(stage: &Stage, kind: Kind, database: Option<&str>, (number, rate): 
     }
     drop(shards);
     pair.drop_shards().await?;
-    Ok(Run { still, said, rows, moving, offered, usage, latency })
+    Ok(Run { still, said: told.pause, rows: told.rows, moving, offered, usage, latency })
 }
 
-/// Waits until the mover has moved and cleaned. Gives the rows that it has moved, and the longest pause that it tells.
-async fn follow(mover: &mut Process) -> Result<(u64, Duration)> {
+/// What a mover said last, and who had used the processors by then: afterwards nobody knows what it has used.
+struct Told {
+    rows: u64,
+    pause: Duration,
+    snapshot: Snapshot,
+}
+
+/// Waits until the mover has moved and cleaned.
+async fn follow(stage: &Stage, parts: &[(&'static str, u32)], mover: &mut Process) -> Result<Told> {
+    let mut told = Told { rows: 0, pause: Duration::ZERO, snapshot: stage.servers.snapshot(parts)? };
     let looking = async {
-        let mut told = (0, Duration::ZERO);
         loop {
             if let Ok(status) = mover.status().await {
                 let number = |member: &str| status["reshard"][member].as_u64().unwrap_or_default();
-                told = (number("rows"), Duration::from_millis(number("longestPauseMs")));
+                let (rows, pause) = (number("rows"), Duration::from_millis(number("longestPauseMs")));
+                told = Told { rows, pause, snapshot: stage.servers.snapshot(parts)? };
                 sleep(OFTEN).await;
             } else if let Ok(code) = mover.end(OFTEN).await {
                 ensure!(code == Some(0), "the mover ended with {code:?}: {}", mover.log()?);
@@ -207,7 +215,7 @@ async fn done(shards: &mut [PgConnection; 2], kind: Kind, requests: u64) -> Resu
             return Ok(());
         }
         ensure!(found < expected && Instant::now() < end, "the shards have {found} of {expected}");
-        sleep(10 * OFTEN).await;
+        sleep(5 * OFTEN).await;
     }
 }
 
@@ -268,14 +276,14 @@ fn others_row(all: &[Run], notes: &[String]) -> Option<Row> {
 #[allow(clippy::cast_precision_loss)]
 fn notes(kind: Kind, most: f64, rate: f64, all: &[Run]) -> Vec<String> {
     let median = |value: fn(&Run) -> f64| Samples(all.iter().map(value).collect()).median();
-    let half = if rate < most / 2. { ", of which one producer offers no half beside all else" } else { "" };
+    let less = if rate < most / 2. { "less than half of that, for one producer can no more" } else { "half of that" };
     let mut notes = vec![
         format!(
-            "half of the slots go to a second shard under {}/s, as {} were offered; {}/s is the most that one partition works \
-             off{half}",
+            "half of the slots go to a second shard while {} requests a second are offered; one partition works off {} at most, and \
+             {less} is meant: {}",
             grouped(median(|run| run.offered)),
-            grouped(rate),
-            grouped(most)
+            grouped(most),
+            grouped(rate)
         ),
         format!(
             "moved: {} rows in {:.1} s with what is deleted afterwards; by its own account the mover held slots up for {:.0} ms; \

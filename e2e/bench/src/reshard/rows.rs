@@ -4,11 +4,11 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use shardlane_e2e::plain::Process;
 use sqlx::{AssertSqlSafe, PgConnection};
 use tokio::process::Command;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
 
 use crate::kind::Kind;
 use crate::report::{Row, Samples, Side, Target, Unit, grouped};
@@ -23,9 +23,6 @@ const PATIENCE: Duration = Duration::from_secs(600);
 /// The table whose rows move, and its columns.
 const TABLE: &str = "account (slot, batch, record_offset, username, id, request_id)";
 
-/// Rows a second, and who used the processors.
-type Copied = (f64, Usage);
-
 /// All runs, as a row of the report.
 pub async fn measure(stage: &Stage) -> Result<Row> {
     let runs = stage.options.runs();
@@ -39,21 +36,20 @@ pub async fn measure(stage: &Stage) -> Result<Row> {
         fill(&mut pair.service.shard(SECOND).await?, stage.options.moved_rows).await?;
         let copied = copy(stage, &pair).await?;
         let moved = moves(stage, &pair).await?;
-        stage.progress.done(&format!("moved rows {number}/{runs}: ours {:.0}/s, bare {:.0}/s", moved.0, copied.0));
+        stage.progress.done(&format!("moved rows {number}/{runs}: ours {:.0}/s, bare {copied:.0}/s", moved.0));
         ours.push(moved);
         bare.push(copied);
         pair.drop_shards().await?;
     }
-    let side = |all: &[Copied]| {
-        let samples = Samples(all.iter().map(|(rate, _)| *rate).collect());
-        let usage = Usage::mean(&all.iter().map(|(_, usage)| usage.clone()).collect::<Vec<_>>());
-        Side { rate: Some(samples.median()), samples, usage: Some(usage), waits: Vec::new() }
-    };
+    let (rates, usages): (Vec<_>, Vec<_>) = ours.into_iter().unzip();
+    let (ours, bare) = (Samples(rates), Samples(bare));
+    let rate = Some(ours.median());
     Ok(Row {
         name: "Rows moved, accounts".to_owned(),
         unit: Unit::PerSecond,
-        ours: side(&ours),
-        bare: Some(side(&bare)),
+        ours: Side { samples: ours, usage: Some(Usage::mean(&usages)), rate, waits: Vec::new() },
+        // Its processes have ended when it is done, and nobody knows what they have used.
+        bare: Some(Side { samples: bare, usage: None, rate: None, waits: Vec::new() }),
         beside: "psql's COPY TO STDOUT (FORMAT binary) into psql's COPY FROM STDIN, both from their start to their end"
             .to_owned(),
         target: Some(Target::Ratio(0.5)),
@@ -79,7 +75,7 @@ async fn fill(shard: &mut PgConnection, rows: u32) -> Result<()> {
 }
 
 /// A bare copy, which is thrown away again.
-async fn copy(stage: &Stage, pair: &Pair) -> Result<Copied> {
+async fn copy(stage: &Stage, pair: &Pair) -> Result<f64> {
     stage.settle().await?;
     let columns = TABLE.split_once(' ').context("no columns")?.1.trim_matches(['(', ')']);
     let psql = |partition| {
@@ -87,7 +83,7 @@ async fn copy(stage: &Stage, pair: &Pair) -> Result<Copied> {
         psql.args(["-X", "-q", "-d", &pair.service.uri(partition)?, "-c"]).kill_on_drop(true);
         anyhow::Ok(psql)
     };
-    let (began, before) = (Instant::now(), stage.servers.snapshot(&[])?);
+    let began = Instant::now();
     let out = format!("COPY (SELECT {columns} FROM account) TO STDOUT (FORMAT binary)");
     let mut source = psql(SECOND)?.arg(out).stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
     let rows: Stdio = source.stdout.take().context("no output")?.try_into()?;
@@ -96,43 +92,44 @@ async fn copy(stage: &Stage, pair: &Pair) -> Result<Copied> {
     let (sent, taken) = timeout(PATIENCE, async { tokio::join!(source.wait(), target) }).await?;
     let taken = taken?;
     ensure!(sent?.success() && taken.status.success(), "{}", String::from_utf8_lossy(&taken.stderr));
-    let copied = copied(stage, began.elapsed(), stage.servers.snapshot(&[])?.since(&before));
+    let rate = rate(stage, began.elapsed());
     let mut target = pair.service.shard(PARTITION).await?;
     check(&mut target, stage.options.moved_rows).await?;
     sqlx::raw_sql("TRUNCATE account").execute(&mut target).await?;
-    Ok(copied)
+    Ok(rate)
 }
 
-/// The same rows, moved.
-async fn moves(stage: &Stage, pair: &Pair) -> Result<Copied> {
+/// The same rows, moved: how many a second, and who used the processors.
+async fn moves(stage: &Stage, pair: &Pair) -> Result<(f64, Usage)> {
     stage.settle().await?;
     let mut target = pair.service.shard(PARTITION).await?;
     let (began, before) = (Instant::now(), stage.servers.snapshot(&[])?);
     let mut mover = pair.reshard(1, 3_600)?;
     let parts = [("mover", mover.pid()?)];
-    timeout(PATIENCE, all_come(&mut target, &mover, stage.options.slots))
+    timeout(PATIENCE, all_come(&mut target, &mut mover, stage.options.slots))
         .await
         .context("the move takes too long")??;
     let (took, usage) = (began.elapsed(), stage.servers.snapshot(&parts)?.since(&before));
     mover.kill().await?;
     check(&mut target, stage.options.moved_rows).await?;
-    Ok(copied(stage, took, usage))
+    Ok((rate(stage, took), usage))
 }
 
-async fn all_come(target: &mut PgConnection, mover: &Process, slots: u32) -> Result<()> {
+async fn all_come(target: &mut PgConnection, mover: &mut Process, slots: u32) -> Result<()> {
     loop {
         let active = "SELECT count(*) FROM slot WHERE state = 'active'";
         let active: i64 = sqlx::query_scalar(active).fetch_one(&mut *target).await?;
         if active == i64::from(slots) {
             return Ok(());
         }
-        mover.pid().with_context(|| mover.log().unwrap_or_default())?;
-        sleep(OFTEN).await;
+        if let Ok(code) = mover.end(OFTEN).await {
+            bail!("the mover ended with {code:?}: {}", mover.log()?);
+        }
     }
 }
 
-fn copied(stage: &Stage, took: Duration, usage: Usage) -> Copied {
-    (f64::from(stage.options.moved_rows) / took.as_secs_f64(), usage)
+fn rate(stage: &Stage, took: Duration) -> f64 {
+    f64::from(stage.options.moved_rows) / took.as_secs_f64()
 }
 
 async fn check(target: &mut PgConnection, rows: u32) -> Result<()> {

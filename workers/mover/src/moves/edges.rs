@@ -27,6 +27,17 @@ pub struct Attempt {
     pub group: Group,
 }
 
+/// What the id of an attempt ends with that is given up.
+const GIVEN_UP: &str = "-given-up";
+
+impl Attempt {
+    /// The attempt under which what was begun for this one is deleted; `None`: it is that already.
+    pub fn given_up(&self) -> Option<Self> {
+        let id = format!("{}{GIVEN_UP}", self.id);
+        (!self.id.ends_with(GIVEN_UP)).then(|| Self { id, group: self.group.clone() })
+    }
+}
+
 /// The states of a slot's row in a shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum State {
@@ -184,6 +195,9 @@ pub trait World: Send + Sync {
 
     /// Source: slots that are `leaving` or `fenced` become `active` again, under the shard's own lock.
     fn undo(&self, attempt: &Attempt) -> impl Future<Output = Result<(), StepError>> + Send;
+
+    /// Target: `incoming` slots are another attempt's from now on, so that nothing more is copied for this one.
+    fn give_up(&self, attempt: &Attempt, id: &str) -> impl Future<Output = Result<(), StepError>> + Send;
 
     /// Target: `incoming` slots are forgotten, once everything is purged.
     fn forget(&self, attempt: &Attempt) -> impl Future<Output = Result<(), StepError>> + Send;

@@ -296,6 +296,16 @@ impl<W: World, C: Clock> Mover<'_, W, C> {
 
     /// The target forgets slots that do not come.
     pub async fn forget(&self, attempt: &Attempt) -> Result<(), GroupError> {
+        let given_up = attempt.given_up();
+        if let Some(given_up) = &given_up {
+            // A mover that stalled may else copy more behind the last look.
+            match self.until_done(attempt, async || self.world.give_up(attempt, &given_up.id).await).await {
+                // Perhaps an earlier try has done it, whose answer was lost.
+                Ok(()) | Err(GroupError::Step(StepError::Superseded(_))) => {}
+                failed => return failed,
+            }
+        }
+        let attempt = given_up.as_ref().unwrap_or(attempt);
         self.until_done(attempt, async || {
             while self.world.purge(attempt).await? {}
             self.world.forget(attempt).await

@@ -148,16 +148,31 @@ impl PgWorld {
         Ok(self.shapes.get_or_try_init(read).await?)
     }
 
-    /// Deletes some rows of an attempt's slots. `false`: nothing is left.
-    async fn delete_some(&self, shard: &mut PgConnection, attempt: &Attempt, partition: u32) -> Result<bool, Trouble> {
-        let place = (attempt.id.clone(), partition);
-        let cursor =
-            self.deleted.lock().unwrap_or_else(PoisonError::into_inner).get(&place).copied().unwrap_or_default();
+    /// How far the deletion of an attempt's rows in a shard is.
+    fn cursor(&self, attempt: &Attempt, partition: u32) -> Cursor {
+        let deleted = self.deleted.lock().unwrap_or_else(PoisonError::into_inner);
+        deleted.get(&(attempt.id.clone(), partition)).copied().unwrap_or_default()
+    }
+
+    /// The deletion has come this far, and that is committed; `None`: to its end.
+    fn advance(&self, attempt: &Attempt, partition: u32, cursor: Option<Cursor>) {
+        let mut deleted = self.deleted.lock().unwrap_or_else(PoisonError::into_inner);
+        match cursor {
+            Some(cursor) => drop(deleted.insert((attempt.id.clone(), partition), cursor)),
+            None => drop(deleted.remove(&(attempt.id.clone(), partition))),
+        }
+    }
+
+    /// Deletes some rows of an attempt's slots. Gives how far it has come; `None`: nothing is left.
+    async fn delete_some(
+        &self,
+        shard: &mut PgConnection,
+        attempt: &Attempt,
+        partition: u32,
+    ) -> Result<Option<Cursor>, Trouble> {
+        let cursor = self.cursor(attempt, partition);
         let shapes = self.shapes(shard).await?;
-        let Some(table) = shapes.get(cursor.table) else {
-            self.deleted.lock().unwrap_or_else(PoisonError::into_inner).remove(&place);
-            return Ok(false);
-        };
+        let Some(table) = shapes.get(cursor.table) else { return Ok(None) };
         let pages: i64 =
             sqlx::query_scalar("SELECT pg_relation_size($1::regclass) / current_setting('block_size')::bigint")
                 .bind(&table.name)
@@ -169,10 +184,7 @@ impl PgWorld {
             table.name, cursor.page
         );
         sqlx::query(AssertSqlSafe(delete)).bind(numbers(&attempt.group.slots)).execute(&mut *shard).await?;
-        let next =
-            if end < pages { Cursor { page: end, ..cursor } } else { Cursor { table: cursor.table + 1, page: 0 } };
-        self.deleted.lock().unwrap_or_else(PoisonError::into_inner).insert(place, next);
-        Ok(true)
+        Ok(Some(if end < pages { Cursor { page: end, ..cursor } } else { Cursor { table: cursor.table + 1, page: 0 } }))
     }
 
     /// Copies all tables, each in a transaction of the target.
@@ -257,11 +269,13 @@ impl World for PgWorld {
 
     async fn purge(&self, attempt: &Attempt) -> Result<bool, StepError> {
         let to = attempt.group.to;
-        self.transaction(to, async |shard| {
+        let deletes = async |shard: &mut PgConnection| {
             lock(shard, attempt, &[State::Incoming]).await?;
             self.delete_some(shard, attempt, to).await
-        })
-        .await
+        };
+        let cursor = self.transaction(to, deletes).await?;
+        self.advance(attempt, to, cursor);
+        Ok(cursor.is_some())
     }
 
     async fn copy(&self, attempt: &Attempt, copied: &(dyn Fn(u64) + Sync)) -> Result<Pass, StepError> {
@@ -340,6 +354,15 @@ impl World for PgWorld {
         .await
     }
 
+    async fn give_up(&self, attempt: &Attempt, id: &str) -> Result<(), StepError> {
+        self.transaction(attempt.group.to, async |shard| {
+            // Waits for whoever copies just now.
+            lock(shard, attempt, &[State::Incoming]).await?;
+            change(shard, &Attempt { id: id.to_owned(), ..attempt.clone() }, "attempt = $2").await
+        })
+        .await
+    }
+
     async fn forget(&self, attempt: &Attempt) -> Result<(), StepError> {
         self.transaction(attempt.group.to, async |shard| {
             lock(shard, attempt, &[State::Incoming]).await?;
@@ -350,15 +373,17 @@ impl World for PgWorld {
 
     async fn clean(&self, attempt: &Attempt) -> Result<bool, StepError> {
         let from = attempt.group.from;
-        self.transaction(from, async |shard| {
+        let deletes = async |shard: &mut PgConnection| {
             lock(shard, attempt, &[State::Moved]).await?;
-            let more = self.delete_some(shard, attempt, from).await?;
-            if !more {
+            let cursor = self.delete_some(shard, attempt, from).await?;
+            if cursor.is_none() {
                 forget(shard, attempt).await?;
             }
-            Ok(more)
-        })
-        .await
+            Ok(cursor)
+        };
+        let cursor = self.transaction(from, deletes).await?;
+        self.advance(attempt, from, cursor);
+        Ok(cursor.is_some())
     }
 }
 

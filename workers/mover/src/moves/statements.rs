@@ -114,10 +114,15 @@ pub async fn change(shard: &mut PgConnection, attempt: &Attempt, set: &str) -> R
     Ok(())
 }
 
-/// Has the target expect the slots. `true`: it knew them before, so that rows of that time may be there.
+/// Has the target expect the slots. `true`: it knew them before, so that rows of that time may be there. Slots that are on their way
+/// there already, or were there later than the source knows, are a successor's.
 pub async fn expect(shard: &mut PgConnection, attempt: &Attempt, epochs: &[i64]) -> Result<bool, Trouble> {
     let known = locked(shard, attempt).await?;
-    if let Some((slot, row)) = known.iter().find(|(_, row)| row.state.owns()) {
+    let epoch_of = |slot: &u32| attempt.group.slots.iter().position(|of| of == slot).and_then(|at| epochs.get(at));
+    let free = |slot: &u32, row: &Locked| {
+        row.state == State::Moved && epoch_of(slot).is_some_and(|epoch| row.standing.epoch <= *epoch)
+    };
+    if let Some((slot, row)) = known.iter().find(|(slot, row)| !free(slot, row)) {
         return Err(Trouble::Superseded(format!("slot {slot} is {} where it should go to", row.state.name())));
     }
     let insert = sqlx::query(
