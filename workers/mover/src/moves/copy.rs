@@ -172,6 +172,11 @@ impl Pace {
         Self { rows_per_second, free_at: Mutex::default() }
     }
 
+    /// Whether so many rows are a tenth of a second's.
+    fn is_enough(&self, rows: u64) -> bool {
+        self.rows_per_second.is_some_and(|most| rows >= u64::from(most / 10).max(1))
+    }
+
     async fn take(&self, rows: u64) {
         let Some(most) = self.rows_per_second.filter(|most| *most > 0) else { return };
         let until = {
@@ -224,13 +229,14 @@ pub async fn pipe(
         while let Some(row) = patient(rows.try_next()).await? {
             chunk.extend_from_slice(&row);
             held += 1;
-            if chunk.len() >= CHUNK {
+            if chunk.len() >= CHUNK || pace.is_enough(held) {
                 pace.take(held).await;
                 patient(taker.send(&*chunk)).await?;
                 copied(std::mem::take(&mut held));
                 chunk.clear();
             }
         }
+        pace.take(held).await;
         patient(taker.send(&*chunk)).await
     };
     match sent.await {
