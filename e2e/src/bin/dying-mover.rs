@@ -117,6 +117,10 @@ impl<W: World> World for Dying<W> {
         self.fate.around("undo", self.world.undo(attempt)).await
     }
 
+    async fn give_up(&self, attempt: &Attempt, id: &str) -> Result<(), StepError> {
+        self.fate.around("give_up", self.world.give_up(attempt, id)).await
+    }
+
     async fn forget(&self, attempt: &Attempt) -> Result<(), StepError> {
         self.fate.around("forget", self.world.forget(attempt)).await
     }
