@@ -164,11 +164,14 @@ impl Payments {
 impl Customer for Payments {
     async fn visit(&self, client: usize, time: usize) -> Result<()> {
         let prefix = &self.prefix;
-        let account = || format!("{prefix}-{}", rand::rng().random_range(0..ACCOUNTS));
+        // Two different ones: a transfer to itself is rejected.
+        let first = rand::rng().random_range(0..ACCOUNTS);
+        let second = (first + rand::rng().random_range(1..ACCOUNTS)) % ACCOUNTS;
+        let account = |number: usize| format!("{prefix}-{number}");
         let transfer = Transfer {
             request_id: format!("{prefix}-transfer-{client}-{time}"),
-            from: account(),
-            to: account(),
+            from: account(first),
+            to: account(second),
             amount: rand::rng().random_range(1..2_000),
         };
         let Transfer { request_id, from, to, amount } = &transfer;

@@ -42,17 +42,6 @@ fn known(identity: &Identity, last: Option<&ServiceStatus>, partition: u32) -> B
     }
 }
 
-/// Numbers as `0-7,9`.
-pub fn ranges(slots: &BTreeSet<u32>) -> String {
-    let slots: Vec<_> = slots.iter().copied().collect();
-    slots
-        .chunk_by(|a, b| a + 1 == *b)
-        .filter_map(|run| Some((run.first()?, run.last()?)))
-        .map(|(first, last)| if first == last { first.to_string() } else { format!("{first}-{last}") })
-        .collect::<Vec<_>>()
-        .join(",")
-}
-
 /// Numbers from `0-7,9`; what is no number is none.
 fn parsed(ranges: &str) -> BTreeSet<u32> {
     let range = |range: &str| {
@@ -64,6 +53,8 @@ fn parsed(ranges: &str) -> BTreeSet<u32> {
 
 #[cfg(test)]
 mod tests {
+    use shardlane_config::ranges;
+
     use super::*;
 
     #[test]

@@ -4,6 +4,7 @@ use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
+use shardlane_config::ranges;
 
 use super::complaints::{SLOT_HALTED, complaint};
 use super::dereference::{self, Found};
@@ -342,7 +343,7 @@ fn partitions(facts: &Facts<'_>, last: Option<&ServiceStatus>) -> Vec<PartitionS
             partition: shard.partition,
             worker: facts.names.worker_pod(shard.partition),
             shard: shard.name().to_owned(),
-            slots: slots::ranges(&slots),
+            slots: ranges(&slots),
             ready: worker.and_then(|worker| worker.status.as_ref()?.ready_replicas).unwrap_or(0) > 0,
         }
     };

@@ -4,14 +4,13 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::Serialize;
-use shardlane_runtime::config::ServiceConfig;
+use shardlane_runtime::config::{ServiceConfig, ranges};
 use shardlane_runtime::process::Backoff;
 use shardlane_runtime::service::Schema;
 use sqlx::{AssertSqlSafe, PgConnection, Row};
 
 use crate::init::InitError;
 use crate::moves::edges::{SlotRow, State};
-use crate::moves::ranges;
 use crate::moves::recover::sender;
 use crate::moves::statements::{Trouble, slot_rows};
 use crate::patience::Passing as _;

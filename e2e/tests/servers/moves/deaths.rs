@@ -12,7 +12,8 @@ use super::{PATIENCE, holds, killed_at, signup};
 /// then one finishes.
 pub(super) async fn one_after_another(service: &PlainService, moves: &Moves) -> Result<()> {
     // Each of these finds slots that another one has left half way, and first has them go back.
-    let back = ["undo", "give_up", "purge", "forget"].into_iter().flat_map(|step| [Point::before(step), Point::after(step)]);
+    let back =
+        ["undo", "give_up", "purge", "forget"].into_iter().flat_map(|step| [Point::before(step), Point::after(step)]);
     for point in std::iter::once(Point::after("catch_up")).chain(back.clone()) {
         killed_at(service, point, moves).await?;
     }

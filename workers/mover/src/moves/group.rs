@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use shardlane_runtime::config::ranges;
 use shardlane_runtime::edges::Clock;
 use shardlane_runtime::hint::Hint;
 use shardlane_runtime::process::{Backoff, Shutdown};
@@ -184,7 +185,7 @@ impl<W: World, C: Clock> Mover<'_, W, C> {
         self.progress.copied(attempt, pass.rows);
         if let Some(what) = pass.differs {
             let group = &attempt.group;
-            let slots = super::ranges(&group.slots);
+            let slots = ranges(&group.slots);
             return Err(GroupError::Differs { from: group.from, to: group.to, slots, what });
         }
         if pass.lines != *lines {

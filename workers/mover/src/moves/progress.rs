@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 
 use prometheus::{Histogram, IntCounter, IntCounterVec, Registry};
 use serde_json::{Value, json};
+use shardlane_runtime::config::ranges;
 use shardlane_runtime::health::Health;
 use shardlane_runtime::metrics::{counter, counters, histogram};
 
 use super::edges::Attempt;
 use super::group::GroupError;
-use super::ranges;
 
 /// The member of `/status`.
 const MEMBER: &str = "reshard";

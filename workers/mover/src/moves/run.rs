@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::stream::{FuturesUnordered, StreamExt as _};
+use shardlane_runtime::config::ranges;
 use shardlane_runtime::edges::Clock;
 use shardlane_runtime::process::{Backoff, Shutdown};
 
@@ -144,7 +145,7 @@ impl<W: World, C: Clock, I: Fn() -> String> Run<'_, W, C, I> {
             over(mover.go_through(attempt).await)?;
         }
         for attempt in &found.undo {
-            tracing::info!(slots = super::ranges(&attempt.group.slots), "undoing what another mover has begun");
+            tracing::info!(slots = ranges(&attempt.group.slots), "undoing what another mover has begun");
             over(mover.undo(attempt).await)?;
         }
         // What is undone in the source can no longer come.
