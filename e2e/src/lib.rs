@@ -9,6 +9,7 @@ pub mod control_plane;
 #[cfg(feature = "operator")]
 pub mod crashes;
 pub mod direct;
+pub mod dying;
 #[cfg(feature = "operator")]
 pub mod faults;
 #[cfg(feature = "operator")]

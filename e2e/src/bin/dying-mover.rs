@@ -5,11 +5,12 @@
 //! and which time it comes there.
 
 use std::collections::HashMap;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use shardlane_e2e::dying;
 use shardlane_mover::moves::edges::{Attempt, Check, Fence, Pass, SlotRow, StepError, World};
 use shardlane_mover::moves::progress::Progress;
 use shardlane_mover::reshard::{ReshardOptions, reshard_wrapped};
@@ -36,9 +37,7 @@ impl Fate {
         let point = format!("{when}-{step}:{pass}");
         if self.points.contains(&point) {
             eprintln!("meets {point}");
-            let pid = std::process::id().to_string();
-            // Blocks this thread, so that the step gets no further than here before the signal comes.
-            let _ = Command::new("kill").args([&format!("-{}", self.signal), &pid]).status();
+            dying::signal_self(&self.signal);
         }
     }
 
@@ -133,13 +132,7 @@ impl<W: World> World for Dying<W> {
 #[tokio::main]
 async fn main() -> ExitCode {
     init_logs();
-    match Box::pin(start()).await {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("{error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    dying::ended(Box::pin(start()).await)
 }
 
 async fn start() -> Result<ExitCode> {

@@ -2,11 +2,12 @@
 //!
 //! `dying-worker POINT SIGNAL PASS`, with the worker's usual environment; PASS says which time the point is reached.
 
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result, bail};
+use shardlane_e2e::dying;
 use shardlane_e2e::plain::{HTTP_PORT, METRICS_PORT, Point};
 use shardlane_runtime::config::ServiceConfig;
 use shardlane_runtime::database::ShardAddress;
@@ -29,9 +30,7 @@ impl Fate {
     /// Signals this process if this is the point and the pass. A process that goes on afterwards was continued.
     fn meet(&self, point: Point) {
         if self.at == point && self.passes.fetch_sub(1, Ordering::Relaxed) == 1 {
-            let pid = std::process::id().to_string();
-            // Blocks this thread, so that the loop gets no further than here before the signal comes.
-            let _ = Command::new("kill").args([&format!("-{}", self.signal), &pid]).status();
+            dying::signal_self(&self.signal);
         }
     }
 }
@@ -97,13 +96,7 @@ impl<E: Outlet> Outlet for Dying<E> {
 #[tokio::main]
 async fn main() -> ExitCode {
     init_logs();
-    match Box::pin(start()).await {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("{error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    dying::ended(Box::pin(start()).await)
 }
 
 async fn start() -> Result<ExitCode> {
