@@ -187,7 +187,7 @@ impl Common {
                 let Ports { http: http_port, metrics: metrics_port } = process.ports();
                 let shard = ShardAddress::parse(&postgres_uri)?;
                 let options = WorkerOptions { config, partition, shard, http_port, metrics_port };
-                Ok(worker::run(service, options, Shutdown::on_signal()?).await?)
+                Ok(Box::pin(worker::run(service, options, Shutdown::on_signal()?)).await?)
             }
             Self::Gateway(args) => Ok(gateway(args.options()?, Shutdown::on_signal()?).await?),
             Self::Resume(ResumeArgs { config, postgres_uri, slot, offset }) => {
