@@ -18,6 +18,22 @@ enum Harm {
     Database(u32),
 }
 
+/// Moves slots from 0 to 1 and back, once with each of the two workers and databases lost at every step: each is the source once,
+/// and the target once.
+pub(super) async fn there_and_back_in_spite_of_all(service: &PlainService, workers: &mut [Process]) -> Result<()> {
+    for harm in [Harm::Worker(0), Harm::Worker(1), Harm::Database(0), Harm::Database(1)] {
+        for partitions in [2, 1] {
+            let moves = Moves::to(partitions);
+            let moved = move_in_spite_of(service, workers, &moves, harm).await;
+            moved.with_context(|| format!("{harm:?}, to {partitions}"))?;
+        }
+    }
+    for worker in workers {
+        worker.ready().await?;
+    }
+    Ok(())
+}
+
 /// Moves slots, with some harm done at every step.
 async fn move_in_spite_of(service: &PlainService, workers: &mut [Process], moves: &Moves, harm: Harm) -> Result<()> {
     let points = Point::all();
@@ -48,16 +64,7 @@ async fn workers_and_databases_of_both_sides_may_be_lost_at_every_step() -> Resu
     let (service, mut workers) = signup("harmed", 1, 2, 4).await?;
     let mut direct = Direct::changing(&service, 50, 3)?;
     direct.send(2_000).await?;
-    // From 0 to 1, and back.
-    let harms = [(Harm::Worker(0), 2), (Harm::Worker(0), 1), (Harm::Database(0), 2), (Harm::Database(0), 1)];
-    for (harm, partitions) in harms {
-        let moves = Moves::to(partitions);
-        let moving = move_in_spite_of(&service, &mut workers, &moves, harm);
-        direct.meanwhile(moving).await.with_context(|| format!("{harm:?}, to {partitions}"))?;
-    }
-    for worker in &workers {
-        worker.ready().await?;
-    }
+    direct.meanwhile(there_and_back_in_spite_of_all(&service, &mut workers)).await?;
     holds(&service, &direct).await
 }
 
