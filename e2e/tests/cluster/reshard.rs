@@ -34,9 +34,8 @@ const PATIENCE: Duration = Duration::from_secs(600);
 /// Visits after a step, before it is checked.
 const AFTER: usize = 200;
 const THINKING: Duration = Duration::from_millis(30);
-/// Names that are there before the first step, so that a move takes a while: some thousand for each slot, for rows are paced by the
-/// quarter of a mebibyte.
-const NAMES: usize = 72_000;
+/// Names that are there before the first step, so that a move takes a while: some thousand for each slot.
+const NAMES: usize = 36_000;
 /// Rows a second of a mover that is to be met at its work.
 const SLOWLY: u32 = 1_000;
 
