@@ -64,7 +64,7 @@ async fn workers_and_databases_of_both_sides_may_be_lost_at_every_step() -> Resu
     let (service, mut workers) = signup("harmed", 1, 2, 4).await?;
     let mut direct = Direct::changing(&service, 50, 3)?;
     direct.send(2_000).await?;
-    direct.meanwhile(there_and_back_in_spite_of_all(&service, &mut workers)).await?;
+    direct.meanwhile(Box::pin(there_and_back_in_spite_of_all(&service, &mut workers))).await?;
     holds(&service, &direct).await
 }
 
