@@ -231,10 +231,15 @@ async fn create_as<K: ServiceKind>(client: &Client, name: &str, mut spec: serde_
     Ok(())
 }
 
-/// Changes a service.
+/// Changes a sign-up service.
 pub async fn change(client: &Client, name: &str, spec: &serde_json::Value) -> Result<()> {
+    change_as::<SignupShard>(client, name, spec).await
+}
+
+/// Changes a service.
+pub async fn change_as<K: ServiceKind>(client: &Client, name: &str, spec: &serde_json::Value) -> Result<()> {
     let patch = serde_json::json!({ "spec": spec });
-    services(client).patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await?;
+    of_kind::<K>(client).patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await?;
     Ok(())
 }
 

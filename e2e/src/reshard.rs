@@ -16,6 +16,7 @@ use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 use shardlane_operator::api::status::ServiceStatus;
 use shardlane_operator::kind::ServiceKind;
+use shardlane_runtime::config::in_ranges;
 use tokio::process::Command;
 use tokio::task::JoinHandle;
 
@@ -28,15 +29,7 @@ const OFTEN: Duration = Duration::from_millis(200);
 /// How long a mover may take to begin.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// Changes the spec of a service of any kind.
-pub async fn edit<K: ServiceKind>(client: &Client, name: &str, spec: &Value) -> Result<()> {
-    let patch = json!({ "spec": spec });
-    let services: Api<K> = Api::namespaced(client.clone(), NAMESPACE);
-    services.patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await?;
-    Ok(())
-}
-
-/// Changes its number of partitions as `kubectl scale` and autoscalers do.
+/// Changes a service's number of partitions as `kubectl scale` and autoscalers do.
 pub async fn scale<K: ServiceKind>(client: &Client, name: &str, partitions: u32) -> Result<()> {
     let patch = json!({ "spec": { "replicas": partitions } });
     let services: Api<K> = Api::namespaced(client.clone(), NAMESPACE);
@@ -58,21 +51,13 @@ pub async fn resharded<K: ServiceKind>(client: &Client, name: &str, partitions: 
 }
 
 fn evenly(status: &ServiceStatus, partitions: u32, slots: u32) -> Result<()> {
-    let shares = status.partitions.iter().map(|partition| slots_of(&partition.slots)).collect::<Result<Vec<_>>>()?;
-    same("partitions that are told", shares.len(), partitions as usize)?;
+    let shares: Vec<_> = status.partitions.iter().map(|partition| in_ranges(&partition.slots).len()).collect();
+    let (slots, partitions) = (slots as usize, partitions as usize);
+    same("partitions that are told", shares.len(), partitions)?;
     let (least, most) = (slots / partitions, slots.div_ceil(partitions));
     let even = shares.iter().all(|share| (least..=most).contains(share));
-    ensure!(even && shares.iter().sum::<u32>() == slots, "the slots are not shared evenly: {:?}", status.partitions);
+    ensure!(even && shares.iter().sum::<usize>() == slots, "the slots are not shared evenly: {:?}", status.partitions);
     Ok(())
-}
-
-/// How many slots `0-7,9` are.
-fn slots_of(ranges: &str) -> Result<u32> {
-    let count = |range: &str| {
-        let (first, last) = range.split_once('-').unwrap_or((range, range));
-        Ok(last.parse::<u32>()? + 1 - first.parse::<u32>()?)
-    };
-    ranges.split(',').filter(|range| !range.is_empty()).map(count).sum()
 }
 
 /// Which pod each of the first workers is, and how often its containers were started again.
@@ -244,16 +229,5 @@ fn note(seen: &Mutex<BTreeMap<String, Seen>>, pod: String, told: Value) {
     let rows = |told: &Value| told["rows"].as_u64().unwrap_or_default();
     if rows(&told) >= rows(&mover.told) {
         mover.told = told;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn slots_are_counted_as_ranges_tell_them() {
-        let counted = ["", "3", "0-7,9", "1,3-4"].map(|ranges| slots_of(ranges).unwrap());
-        assert_eq!(counted, [0, 1, 9, 3]);
     }
 }

@@ -1,7 +1,7 @@
 //! How far the pod of the Job is: pure, from what Kubernetes says of it.
 
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStateTerminated, ContainerStatus, Pod, PodStatus};
-use serde_json::Value;
+use shardlane_operator::controller::status::summary;
 
 use super::job::MOVER;
 
@@ -40,13 +40,10 @@ pub fn code(pod: &Pod) -> Option<i32> {
     Some(ended(pod.status.as_ref()?)?.exit_code)
 }
 
-/// What a program said at the end of its log: the message of a line of JSON, or the line itself.
+/// What a program said at the end of its log.
 pub fn last_words(log: &str) -> String {
-    let Some(line) = log.lines().rev().find(|line| !line.trim().is_empty()) else {
-        return "it ended without a word".to_owned();
-    };
-    let parsed: Option<Value> = serde_json::from_str(line).ok();
-    parsed.and_then(|value| Some(value.get("message")?.as_str()?.to_owned())).unwrap_or_else(|| line.to_owned())
+    let words = summary(log);
+    if words.is_empty() { "it ended without a word".to_owned() } else { words }
 }
 
 fn ended(status: &PodStatus) -> Option<&ContainerStateTerminated> {
@@ -87,7 +84,7 @@ fn kept(container: &ContainerStatus) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 

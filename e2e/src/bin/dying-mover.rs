@@ -92,8 +92,8 @@ impl<W: World> World for Dying<W> {
         self.fate.around("relayed", self.world.relayed(attempt)).await
     }
 
-    async fn fence(&self, attempt: &Attempt) -> Result<Fence, StepError> {
-        self.fate.around("fence", self.world.fence(attempt)).await
+    async fn fence(&self, attempt: &Attempt, limit: Duration) -> Result<Fence, StepError> {
+        self.fate.around("fence", self.world.fence(attempt, limit)).await
     }
 
     async fn hand_over(&self, attempt: &Attempt) -> Result<(), StepError> {

@@ -7,11 +7,11 @@ use k8s_openapi::api::apps::v1::StatefulSet;
 use kube::api::DeleteParams;
 use kube::{Api, Client};
 use serde_json::{Value, json};
-use shardlane_e2e::cluster::{ClusterService, NAMESPACE, ServiceOf, create, services};
+use shardlane_e2e::cluster::{ClusterService, NAMESPACE, ServiceOf, change, change_as, create, services};
 use shardlane_e2e::faults::lose_pod;
 use shardlane_e2e::reshard::kinds::{Counts, Oracle, Payments, Posts, SignUps};
 use shardlane_e2e::reshard::steady::Steady;
-use shardlane_e2e::reshard::{Moves, edit, resharded, scale, verify, workers};
+use shardlane_e2e::reshard::{Moves, resharded, scale, verify, workers};
 use shardlane_e2e::told::says;
 use shardlane_e2e::{same, setting, until};
 use shardlane_operator::api::blog_pipeline::BlogPipeline;
@@ -83,7 +83,7 @@ impl<K: ServiceKind, C: Oracle> Trial<K, C> {
         } else {
             let pace = fault.as_ref().map(|_| SLOWLY);
             let spec = json!({ "partitions": to, "resharding": { "rowsPerSecond": pace } });
-            edit::<K>(&self.client, &name, &spec).await?;
+            change_as::<K>(&self.client, &name, &spec).await?;
         }
         if let Some(fault) = fault {
             self.lose(&fault, &moves).await?;
@@ -255,7 +255,7 @@ struct Doubt {
 
 impl Doubt {
     async fn edit(&self, spec: Value) -> Result<()> {
-        edit::<SignupShard>(&self.client, &self.name, &spec).await
+        change(&self.client, &self.name, &spec).await
     }
 
     /// Everything is as it should be, with so many partitions.

@@ -77,18 +77,18 @@ enum Step {
     Run,
 }
 
-/// The next step: pure. `job` is the present plan's, and `ready` says whether everything is there that it needs.
-fn step(identity: &Identity, job: &str, jobs: &BTreeMap<String, Job>, ready: bool) -> Step {
+/// The next step: pure. `job` is the present plan's, if there is anything to move, and `ready` says whether everything is there
+/// that it needs.
+fn step(job: Option<&str>, jobs: &BTreeMap<String, Job>, ready: bool) -> Step {
     let goes = |job: &Job| job.metadata.deletion_timestamp.is_some();
-    let of_present = |name: &String, there: &Job| !identity.settled && name == job && !goes(there);
+    let of_present = |name: &String, there: &Job| job == Some(name) && !goes(there);
     let others: Vec<_> = movers(jobs).filter(|(name, job)| !of_present(name, job)).collect();
     if !others.is_empty() {
         let to_delete = others.into_iter().filter(|(_, job)| !goes(job)).map(|(name, _)| name.clone());
         return Step::Clear(to_delete.collect());
     }
     // One that is there goes on whatever becomes of a worker: it waits for what it needs.
-    let there = jobs.contains_key(job);
-    if !identity.settled && (there || ready) { Step::Run } else { Step::Wait }
+    if job.is_some_and(|job| ready || jobs.contains_key(job)) { Step::Run } else { Step::Wait }
 }
 
 fn movers(jobs: &BTreeMap<String, Job>) -> impl Iterator<Item = (&String, &Job)> {
@@ -109,12 +109,12 @@ pub async fn drive<K: ServiceKind>(
     prepared: bool,
 ) -> Result<Option<String>, ReconcileError> {
     let (identity, names) = (&plan.identity, &plan.names);
-    let job = Object::new(&build::reshard::job(plan)?)?;
-    let name = job.object.name_any();
+    let job = (!identity.settled).then(|| Object::new(&build::reshard::job(plan)?)).transpose()?;
+    let name = job.as_ref().map(|job| job.object.name_any());
     let ready = prepared && all_up(identity, names, &found.sets);
-    match step(identity, &name, &found.jobs, ready) {
+    match step(name.as_deref(), &found.jobs, ready) {
         Step::Wait => {}
-        Step::Run => apply::apply(&context.client, &context.watched, names, &[job]).await?,
+        Step::Run => apply::apply(&context.client, &context.watched, names, job.as_slice()).await?,
         Step::Clear(jobs) => {
             let resource = ApiResource::erase::<Job>(&());
             for seen in jobs.iter().filter_map(|job| there.get("Job", job)) {
@@ -123,7 +123,7 @@ pub async fn drive<K: ServiceKind>(
             }
         }
     }
-    Ok((!identity.settled).then_some(name))
+    Ok(name)
 }
 
 /// Stops movers that run, at a safe point; whoever applies them again lets them go on.

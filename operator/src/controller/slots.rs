@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use shardlane_config::initial_owner;
+use shardlane_config::{in_ranges, initial_owner};
 
 use super::status::Facts;
 use crate::api::status::ServiceStatus;
@@ -33,37 +33,11 @@ fn said(facts: &Facts<'_>, identity: &Identity, partition: u32) -> Option<BTreeS
 fn known(identity: &Identity, last: Option<&ServiceStatus>, partition: u32) -> BTreeSet<u32> {
     let last = last.and_then(|last| last.partitions.iter().find(|each| each.partition == partition));
     match last {
-        Some(last) => parsed(&last.slots),
+        Some(last) => in_ranges(&last.slots),
         None if identity.plan == 0 => {
             let first = |slot: &u32| initial_owner(*slot, identity.partitions, identity.max_partitions) == partition;
             (0..identity.max_partitions).filter(first).collect()
         }
         None => BTreeSet::new(),
-    }
-}
-
-/// Numbers from `0-7,9`; what is no number is none.
-fn parsed(ranges: &str) -> BTreeSet<u32> {
-    let range = |range: &str| {
-        let (first, last) = range.split_once('-').unwrap_or((range, range));
-        Some(first.parse::<u32>().ok()?..=last.parse().ok()?)
-    };
-    ranges.split(',').filter_map(range).flatten().collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use shardlane_config::ranges;
-
-    use super::*;
-
-    #[test]
-    fn slots_are_shown_as_ranges_and_read_back() {
-        for (slots, shown) in [(vec![0, 1, 2, 3, 7, 9, 10], "0-3,7,9-10"), (vec![5], "5"), (vec![], "")] {
-            let slots = BTreeSet::from_iter(slots);
-            assert_eq!(ranges(&slots), shown);
-            assert_eq!(parsed(shown), slots);
-        }
-        assert_eq!(parsed("x,3-,4"), BTreeSet::from([4]), "what nobody wrote");
     }
 }

@@ -328,7 +328,7 @@ fn last_words(container: &ContainerStatus) -> Option<String> {
 }
 
 /// The message of the last log line, which is JSON, or the line itself.
-fn summary(log: &str) -> String {
+pub fn summary(log: &str) -> String {
     let line = log.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
     let parsed: Option<serde_json::Value> = serde_json::from_str(line).ok();
     parsed.and_then(|value| Some(value.get("message")?.as_str()?.to_owned())).unwrap_or_else(|| line.to_owned())

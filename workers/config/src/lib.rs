@@ -16,7 +16,7 @@ mod kafka;
 mod placement;
 
 pub use kafka::{KafkaConfig, Password, SaslConfig, TlsConfig};
-pub use placement::{initial_owner, ranges};
+pub use placement::{in_ranges, initial_owner, ranges};
 
 /// The path at which every container of a service finds its configuration.
 pub const CONFIG_PATH: &str = "/etc/shardlane/service.yaml";

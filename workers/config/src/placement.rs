@@ -1,5 +1,7 @@
 //! Which partition owns a slot of a service that has just been made, and how slots are told.
 
+use std::collections::BTreeSet;
+
 /// The partition that first owns `slot`, of `partitions` over `max_partitions` slots: even, contiguous ranges.
 ///
 /// With both equal, each partition has the slot of its own number.
@@ -15,6 +17,15 @@ pub fn ranges<'a>(slots: impl IntoIterator<Item = &'a u32>) -> String {
     let runs = slots.chunk_by(|a, b| a + 1 == *b).filter_map(|run| Some((run.first()?, run.last()?)));
     let said = |(first, last): (&u32, &u32)| if first == last { first.to_string() } else { format!("{first}-{last}") };
     runs.map(said).collect::<Vec<_>>().join(",")
+}
+
+/// Slots from [`ranges`]; what is no number is none.
+pub fn in_ranges(ranges: &str) -> BTreeSet<u32> {
+    let range = |range: &str| {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        Some(first.parse::<u32>().ok()?..=last.parse().ok()?)
+    };
+    ranges.split(',').filter_map(range).flatten().collect()
 }
 
 #[cfg(test)]
@@ -41,8 +52,19 @@ mod tests {
     }
 
     #[test]
-    fn runs_of_slots_are_told_by_their_ends() {
-        assert_eq!(ranges(&[0, 1, 2, 5, 7, 8]), "0-2,5,7-8");
-        assert_eq!(ranges(&[]), "");
+    fn slots_are_told_as_ranges_and_read_back() {
+        let all = [
+            (vec![0, 1, 2, 5, 7, 8], "0-2,5,7-8"),
+            (vec![0, 1, 2, 3, 7, 9, 10], "0-3,7,9-10"),
+            (vec![1, 3, 4], "1,3-4"),
+            (vec![3], "3"),
+            (vec![0, 1, 2, 3, 4, 5, 6, 7, 9], "0-7,9"),
+            (vec![], ""),
+        ];
+        for (slots, told) in all {
+            assert_eq!(ranges(&slots), told);
+            assert_eq!(in_ranges(told), BTreeSet::from_iter(slots));
+        }
+        assert_eq!(in_ranges("x,3-,4"), BTreeSet::from([4]), "what nobody wrote");
     }
 }

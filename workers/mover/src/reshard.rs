@@ -10,7 +10,6 @@ use shardlane_runtime::process::{Backoff, Shutdown};
 use shardlane_runtime::service::Schema;
 
 use crate::moves::edges::World;
-use crate::moves::group::Bounds;
 use crate::moves::postgres::PgWorld;
 use crate::moves::progress::Progress;
 use crate::moves::run::{Run, RunError, Wanted};
@@ -68,7 +67,7 @@ pub async fn reshard_wrapped<W: World>(
     if partitions > shard_count || *partitions == 0 {
         return Err(ReshardError::TooFewShards(*partitions, *shard_count));
     }
-    let world = PgWorld::new(config, &schema.tables, shards.clone(), *fence, options.rows_per_second)?;
+    let world = PgWorld::new(config, &schema.tables, shards.clone(), options.rows_per_second)?;
     let mut backoff = Backoff::default();
     // Given back at the end, or when the connection is lost, which the attempts' ids are there for.
     let _alone = loop {
@@ -91,7 +90,7 @@ pub async fn reshard_wrapped<W: World>(
         slots: config.max_partitions,
         at_once: options.groups_at_once.max(1),
         clean_after: options.clean_after,
-        bounds: Bounds::fenced_for(*fence),
+        fence: *fence,
     };
     let world = wrap(world);
     let new_id = || uuid::Uuid::new_v4().to_string();

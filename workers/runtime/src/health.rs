@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::{StatusCode, header};
@@ -11,6 +12,9 @@ use axum::{Json, Router};
 use serde_json::json;
 
 use crate::metrics::Metrics;
+
+/// How often it is seen whether a part is ready that somebody waits for.
+const GLANCE: Duration = Duration::from_millis(5);
 
 /// Readiness with its reasons, shared by everything in a process.
 #[derive(Clone, Debug)]
@@ -97,9 +101,11 @@ impl Health {
         (!reasons.is_empty()).then(|| reasons.join("; "))
     }
 
-    /// Whether a part is not ready.
-    pub fn is_waiting(&self, part: &'static str) -> bool {
-        self.waiting.lock().is_ok_and(|waiting| waiting.contains_key(part))
+    /// Waits until a part does its work, or is none of the process.
+    pub async fn part_is_ready(&self, part: &'static str) {
+        while self.waiting.lock().is_ok_and(|waiting| waiting.contains_key(part)) {
+            tokio::time::sleep(GLANCE).await;
+        }
     }
 
     /// What `/status` says besides, under a name of its own.
@@ -110,10 +116,10 @@ impl Health {
     }
 
     /// Waits until the process is ready; `false` if it takes longer than this.
-    pub async fn wait_until_ready(&self, patience: std::time::Duration) -> bool {
+    pub async fn wait_until_ready(&self, patience: Duration) -> bool {
         let ready = async {
             while self.reason().is_some() {
-                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
         tokio::time::timeout(patience, ready).await.is_ok()

@@ -179,13 +179,18 @@ impl Metrics {
 
     /// The end of a slot's log, if the slot is this worker's: the library tells for a while of those that it no longer reads.
     pub(crate) fn log_end(&self, slot: u32, log_end: i64) {
-        if self.ends.lock().is_ok_and(|ends| ends.contains_key(&slot)) {
-            self.note(slot, |progress| progress.log_end = log_end);
+        let Ok(mut ends) = self.ends.lock() else { return };
+        if let Some(progress) = ends.get_mut(&slot) {
+            progress.log_end = log_end;
+            self.lags(slot, *progress);
         }
     }
 
     pub(crate) fn applied_to(&self, slot: u32, next_offset: i64) {
-        self.note(slot, |progress| progress.next_offset = next_offset);
+        let Ok(mut ends) = self.ends.lock() else { return };
+        let progress = ends.entry(slot).or_default();
+        progress.next_offset = next_offset;
+        self.lags(slot, *progress);
     }
 
     /// Forgets slots that are no longer this worker's.
@@ -196,10 +201,7 @@ impl Metrics {
         self.lag.reset();
     }
 
-    fn note(&self, slot: u32, change: impl FnOnce(&mut Progress)) {
-        let Ok(mut ends) = self.ends.lock() else { return };
-        let progress = ends.entry(slot).or_default();
-        change(progress);
+    fn lags(&self, slot: u32, progress: Progress) {
         self.lag.with_label_values(&[slot.to_string()]).set(progress.lag());
     }
 }

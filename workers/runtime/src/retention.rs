@@ -95,9 +95,8 @@ async fn remove(shard: &mut PgConnection, table: &str, owner: &str, horizon: i64
     .bind(kept.as_secs_f64())
     .fetch_all(&mut *tx)
     .await?;
-    let (active, aged): (Vec<_>, Vec<_>) =
-        slots.into_iter().map(|(slot, aged)| (slot, aged.unwrap_or(false).then_some(slot))).unzip();
-    let aged: Vec<i32> = aged.into_iter().flatten().collect();
+    let active: Vec<i32> = slots.iter().map(|(slot, _)| *slot).collect();
+    let aged: Vec<i32> = slots.iter().filter(|(_, aged)| *aged == Some(true)).map(|(slot, _)| *slot).collect();
     let statement = format!(
         "DELETE FROM {table} WHERE ctid = ANY(ARRAY(
              SELECT t.ctid FROM {table} t, shard s

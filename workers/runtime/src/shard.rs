@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use futures::TryStreamExt as _;
+use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, Connection, Either, PgConnection, Row};
 
 use crate::edges::{Fence, Slots, TakeOver, memory};
@@ -55,12 +56,7 @@ pub async fn load_slots(shard: &mut PgConnection, owner: &str) -> sqlx::Result<O
     .fetch_all(shard)
     .await?;
     let Some(first) = rows.first() else { return Ok(None) };
-    let standing = |row: &sqlx::postgres::PgRow| {
-        let next_offset = row.get::<Option<i64>, _>(2)?;
-        let last = memory(row.get(4), row.get(5));
-        let standing = Standing { next_offset, topic_id: row.get(3), last, epoch: row.get(6) };
-        Some((row.get::<Option<i32>, _>(1)?.unsigned_abs(), standing))
-    };
+    let standing = |row: &PgRow| Some((row.get::<Option<i32>, _>(1)?.unsigned_abs(), standing_at(row, 2)));
     Ok(Some(Slots { version: first.get(0), standings: rows.iter().filter_map(standing).collect() }))
 }
 
@@ -132,6 +128,16 @@ const MOVE_SLOTS: &str =
     " UPDATE slot SET next_offset = b.until, last_timestamp = b.last_timestamp, last_digest = b.last_digest
      FROM (VALUES ";
 
+/// Where a slot stands, whose row has `next_offset`, `topic_id`, `last_timestamp`, `last_digest` and `epoch` from this column on.
+pub fn standing_at(row: &PgRow, first: usize) -> Standing {
+    Standing {
+        next_offset: row.get(first),
+        topic_id: row.get(first + 1),
+        last: memory(row.get(first + 2), row.get(first + 3)),
+        epoch: row.get(first + 4),
+    }
+}
+
 /// Where a slot stands, if the shard works on it.
 pub async fn standing(shard: &mut PgConnection, slot: u32) -> sqlx::Result<Option<Standing>> {
     let row = sqlx::query(
@@ -141,12 +147,7 @@ pub async fn standing(shard: &mut PgConnection, slot: u32) -> sqlx::Result<Optio
     .bind(slot.cast_signed())
     .fetch_optional(shard)
     .await?;
-    Ok(row.map(|row| Standing {
-        next_offset: row.get(0),
-        topic_id: row.get(1),
-        last: memory(row.get(2), row.get(3)),
-        epoch: row.get(4),
-    }))
+    Ok(row.map(|row| standing_at(&row, 0)))
 }
 
 /// Undoes fences that have lasted too long, if `owner` still owns the shard. Gives how many slots were fenced.
@@ -261,7 +262,7 @@ pub async fn dead_letters(shard: &mut PgConnection, range: BatchRange) -> sqlx::
     .bind(range.to)
     .fetch_all(shard)
     .await?;
-    let buried = |row: &sqlx::postgres::PgRow| Buried {
+    let buried = |row: &PgRow| Buried {
         slot: row.get::<i32, _>(0).unsigned_abs(),
         offset: row.get(1),
         timestamp: row.get(2),

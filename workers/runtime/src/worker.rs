@@ -30,9 +30,6 @@ use crate::shard;
 /// How long a stopping worker's relay may take to publish what is committed; its successor publishes the rest.
 const LAST_RELAY: Duration = Duration::from_secs(5);
 
-/// How often it is seen whether the owners of all slots are known.
-const GLANCE: Duration = Duration::from_millis(5);
-
 /// How a worker is started.
 #[derive(Clone, Debug)]
 pub struct WorkerOptions {
@@ -222,11 +219,9 @@ where
         return Ok(());
     }
     // A shard that was taken back does not know which of its slots have moved since.
-    while turning.health.is_waiting(SLOTS) {
-        tokio::select! {
-            () = shutdown.wait() => return Ok(()),
-            () = tokio::time::sleep(GLANCE) => {}
-        }
+    tokio::select! {
+        () = shutdown.wait() => return Ok(()),
+        () = turning.health.part_is_ready(SLOTS) => {}
     }
     let (stop, mut stopped) = Shutdown::by_hand();
     let relaying = apart(RELAY, move || async move { relay.run(&mut stopped).await })?;

@@ -1,10 +1,11 @@
 //! Half of the slots of a service move to a second shard while half of the most that it can do is asked of it.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use shardlane_e2e::plain::Process;
 use shardlane_runtime::intake::Keyspace;
+use shardlane_runtime::process::now_ms;
 use sqlx::PgConnection;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -141,15 +142,15 @@ async fn run(stage: &Stage, kind: Kind, database: Option<&str>, (number, rate): 
     let [warm, before, after] = if stage.options.quick { [2, 4, 1] } else { [4, 10, 2] }.map(Duration::from_secs);
     sleep(warm).await;
     let watch = Watch::begin(pair.shards().await?);
-    let calm = now_ms()?;
+    let calm = now_ms();
     sleep(before).await;
     let still_before = watch.take()?;
     let mut mover = pair.reshard(2, 0)?;
     let parts = team.iter().map(|(part, process)| Ok((*part, process.pid()?))).collect::<Result<Vec<_>>>()?;
     let parts = [parts, vec![("mover", mover.pid()?)]].concat();
-    let (start, begin, snapshot) = (now_ms()?, Instant::now(), stage.servers.snapshot(&parts)?);
+    let (start, begin, snapshot) = (now_ms(), Instant::now(), stage.servers.snapshot(&parts)?);
     let told = follow(stage, &parts, &mut mover).await.with_context(|| format!("{name} is not moved"))?;
-    let (end, moving) = (now_ms()?, begin.elapsed());
+    let (end, moving) = (now_ms(), begin.elapsed());
     let usage = told.snapshot.since(&snapshot);
     sleep(after).await;
     let still = [still_before, watch.take()?];
@@ -235,11 +236,6 @@ fn latency(trips: &[Trip], moved: &[i32], [calm, start, end]: [i64; 3]) -> Laten
         during: percentile(&of(false, start, end), 0.99),
         longest: percentile(&of(true, calm, end), 1.),
     }
-}
-
-/// As Kafka tells the time.
-fn now_ms() -> Result<i64> {
-    Ok(i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis())?)
 }
 
 fn side(samples: Vec<f64>, all: &[Run]) -> Side {

@@ -22,29 +22,27 @@ fn jobs(all: &[(&str, &str, bool)]) -> BTreeMap<String, Job> {
 
 #[test]
 fn the_mover_begins_when_everything_is_there() {
-    let up = identity(2, 4);
     let init = ("demo-init-1", "init", false);
-    assert_eq!(step(&up, PRESENT, &jobs(&[init]), false), Step::Wait);
-    assert_eq!(step(&up, PRESENT, &jobs(&[init]), true), Step::Run);
+    assert_eq!(step(Some(PRESENT), &jobs(&[init]), false), Step::Wait);
+    assert_eq!(step(Some(PRESENT), &jobs(&[init]), true), Step::Run);
     // A worker that restarts does not end it.
-    assert_eq!(step(&up, PRESENT, &jobs(&[init, (PRESENT, "mover", false)]), false), Step::Run);
+    assert_eq!(step(Some(PRESENT), &jobs(&[init, (PRESENT, "mover", false)]), false), Step::Run);
 }
 
 #[test]
 fn there_is_one_mover_at_a_time() {
-    let up = identity(2, 4);
     let old = "demo-reshard-0-abc";
     let clear = |names: &[&str]| Step::Clear(names.iter().map(|name| (*name).to_owned()).collect());
-    assert_eq!(step(&up, PRESENT, &jobs(&[(old, "mover", false)]), true), clear(&[old]));
-    assert_eq!(step(&up, PRESENT, &jobs(&[(old, "mover", true)]), true), clear(&[]), "it has not ended yet");
-    assert_eq!(step(&up, PRESENT, &jobs(&[(PRESENT, "mover", true)]), true), clear(&[]), "somebody has deleted it");
+    assert_eq!(step(Some(PRESENT), &jobs(&[(old, "mover", false)]), true), clear(&[old]));
+    assert_eq!(step(Some(PRESENT), &jobs(&[(old, "mover", true)]), true), clear(&[]), "it has not ended yet");
+    assert_eq!(step(Some(PRESENT), &jobs(&[(PRESENT, "mover", true)]), true), clear(&[]), "somebody has deleted it");
 }
 
 #[test]
 fn a_service_that_is_settled_has_none() {
-    let done = identity(2, 4).next(4, true);
-    assert_eq!(step(&done, PRESENT, &jobs(&[]), true), Step::Wait);
-    assert_eq!(step(&done, PRESENT, &jobs(&[(PRESENT, "mover", false)]), true), Step::Clear(vec![PRESENT.to_owned()]));
+    assert!(identity(2, 4).next(4, true).settled);
+    assert_eq!(step(None, &jobs(&[]), true), Step::Wait);
+    assert_eq!(step(None, &jobs(&[(PRESENT, "mover", false)]), true), Step::Clear(vec![PRESENT.to_owned()]));
 }
 
 #[test]

@@ -105,7 +105,7 @@ impl Table {
     pub fn make_stage(&self) -> String {
         format!(
             "CREATE TEMP TABLE IF NOT EXISTS {} ON COMMIT DELETE ROWS AS SELECT {}, 0::bigint AS shardlane_digest FROM {} WITH NO DATA",
-            self.stage().trim_start_matches("pg_temp."),
+            self.stage(),
             self.columns.join(", "),
             self.name
         )

@@ -4,6 +4,8 @@
 //! Each step is one transaction on one shard, which first locks the `slot` rows that it is about and looks whether they are
 //! still this attempt's: a mover that stalled and wakes after its successor changes nothing.
 
+use std::time::Duration;
+
 use shardlane_runtime::hint::Hint;
 use shardlane_runtime::standing::Standings;
 
@@ -178,8 +180,8 @@ pub trait World: Send + Sync {
     /// Source: the last batch that is published, and the last one.
     fn relayed(&self, attempt: &Attempt) -> impl Future<Output = Result<(i64, i64), StepError>> + Send;
 
-    /// Source: `leaving` slots become `fenced`, under the shard's own lock.
-    fn fence(&self, attempt: &Attempt) -> impl Future<Output = Result<Fence, StepError>> + Send;
+    /// Source: `leaving` slots become `fenced` for this long at most, under the shard's own lock.
+    fn fence(&self, attempt: &Attempt, limit: Duration) -> impl Future<Output = Result<Fence, StepError>> + Send;
 
     /// Source: `fenced` slots become `moved`. The point from which it only goes forward.
     fn hand_over(&self, attempt: &Attempt) -> impl Future<Output = Result<(), StepError>> + Send;

@@ -27,22 +27,6 @@ const GLANCE: Duration = Duration::from_millis(5);
 /// Batches that a relay may be behind when the fence is set.
 const NEAR: i64 = 20;
 
-/// Bounds of a move.
-#[derive(Clone, Copy, Debug)]
-pub struct Bounds {
-    /// How long a fence may last before it is undone.
-    pub fence: Duration,
-    /// Which part of that may pass before the mover undoes it itself.
-    pub patience: Duration,
-}
-
-impl Bounds {
-    /// Bounds by which a fence lasts no longer than this.
-    pub fn fenced_for(fence: Duration) -> Self {
-        Self { fence, patience: fence * 4 / 5 }
-    }
-}
-
 /// Why a group did not move.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum GroupError {
@@ -95,8 +79,8 @@ pub struct Mover<'a, W, C> {
     pub world: &'a W,
     /// Time.
     pub clock: &'a C,
-    /// Its bounds.
-    pub bounds: Bounds,
+    /// How long a fence may last before the source undoes it.
+    pub fence: Duration,
     /// Comes when it is to stop.
     pub stop: Shutdown,
     /// Where it says how far it is.
@@ -126,7 +110,7 @@ impl<W: World, C: Clock> Mover<'_, W, C> {
         let near = self.approach(attempt, &copied).await?;
         self.step(attempt, Step::Fenced);
         let began = self.clock.now();
-        let fence = self.world.fence(attempt).await?;
+        let fence = self.world.fence(attempt, self.fence).await?;
         self.progress.fenced(attempt);
         self.last_delta(attempt, &near, &fence, began).await?;
         self.hand_over(attempt).await?;
@@ -203,68 +187,43 @@ impl<W: World, C: Clock> Mover<'_, W, C> {
         began: Instant,
     ) -> Result<(), GroupError> {
         self.step(attempt, Step::LastDelta);
+        // The rest is for undoing it, before somebody else does.
+        let patience = self.fence * 4 / 5;
+        let in_time = || match self.clock.now().duration_since(began) < patience {
+            true => Ok(()),
+            false => Err(GroupError::TooLong(patience)),
+        };
         let relayed = async {
             while self.world.relayed(attempt).await?.0 < fence.batch {
-                if self.clock.now().duration_since(began) >= self.bounds.patience {
-                    return Err(GroupError::TooLong(self.bounds.patience));
-                }
+                in_time()?;
                 self.clock.sleep(GLANCE).await;
             }
-            Ok(())
+            Ok::<_, GroupError>(())
         };
         let copied = self.caught_up(attempt, near.batch, &near.lines, Check::Brought);
         let (relayed, copied) = futures::future::join(relayed, copied).await;
         relayed?;
         copied?;
-        if self.clock.now().duration_since(began) >= self.bounds.patience {
-            return Err(GroupError::TooLong(self.bounds.patience));
-        }
-        Ok(())
+        in_time()
     }
 
     /// The commit point. Whether it was reached is found out, however long the source does not answer.
     async fn hand_over(&self, attempt: &Attempt) -> Result<(), GroupError> {
-        let mut backoff = Backoff::default();
-        let mut handing = self.world.hand_over(attempt).await;
-        loop {
-            match handing {
-                Ok(()) => break,
-                Err(StepError::Superseded(_)) if self.is_handed_over(attempt).await => break,
-                Err(error @ StepError::Superseded(_)) => return Err(error.into()),
-                Err(StepError::Passing(reason)) => {
-                    self.progress.waits(attempt, &reason);
-                    self.clock.sleep(backoff.wait()).await;
-                    handing = self.world.hand_over(attempt).await;
-                }
-            }
+        let handed = self.until_done(attempt, async || self.world.hand_over(attempt).await).await;
+        // Perhaps an earlier try has done it, whose answer was lost.
+        let before = async || self.world.handed_over(attempt).await.map(drop);
+        if handed.is_err() && self.until_done(attempt, before).await.is_err() {
+            return handed;
         }
         self.step(attempt, Step::Moved);
         Ok(())
     }
 
-    /// Whether an earlier try has done it, whose answer was lost.
-    async fn is_handed_over(&self, attempt: &Attempt) -> bool {
-        let mut backoff = Backoff::default();
-        loop {
-            match self.world.handed_over(attempt).await {
-                Ok(_) => return true,
-                Err(StepError::Superseded(_)) => return false,
-                Err(StepError::Passing(reason)) => {
-                    self.progress.waits(attempt, &reason);
-                    self.clock.sleep(backoff.wait()).await;
-                }
-            }
-        }
-    }
-
     /// From the commit point on.
     pub async fn forward(&self, attempt: &Attempt, standings: &Standings) -> Result<(), GroupError> {
-        let hint = |(slot, standing): (&u32, &shardlane_runtime::standing::Standing)| Hint {
-            slot: *slot,
-            partition: attempt.group.to,
-            epoch: standing.epoch,
-        };
-        let hints: Vec<Hint> = standings.iter().map(hint).collect();
+        let partition = attempt.group.to;
+        let epochs = standings.iter().map(|(slot, standing)| (*slot, standing.epoch));
+        let hints: Vec<_> = epochs.map(|(slot, epoch)| Hint { slot, partition, epoch }).collect();
         self.until_done(attempt, async || self.world.publish(&hints).await).await?;
         self.step(attempt, Step::Published);
         self.until_done(attempt, async || self.world.activate(attempt, standings).await).await?;
@@ -284,7 +243,7 @@ impl<W: World, C: Clock> Mover<'_, W, C> {
     /// The source works on the slots again, and the target forgets them.
     async fn go_back(&self, attempt: &Attempt) -> Result<(), GroupError> {
         // Whoever has taken over undoes it in his own way.
-        let undone = self.until_done(attempt, async || self.world.undo(attempt).await).await;
+        let undone = self.undo(attempt).await;
         let forgotten = self.forget(attempt).await;
         match undone.and(forgotten) {
             Err(GroupError::Step(StepError::Superseded(why))) => {
@@ -314,7 +273,7 @@ impl<W: World, C: Clock> Mover<'_, W, C> {
         .await
     }
 
-    /// Undoes what another mover has begun.
+    /// The source works on the slots again.
     pub async fn undo(&self, attempt: &Attempt) -> Result<(), GroupError> {
         self.until_done(attempt, async || self.world.undo(attempt).await).await
     }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use shardlane_runtime::config::{ConfigError, ServiceConfig, roles};
@@ -37,7 +37,6 @@ pub struct PgWorld {
     config: ServiceConfig,
     tables: Vec<String>,
     shards: PathBuf,
-    fence: Duration,
     pace: Pace,
     producer: Producer,
     idle: Mutex<HashMap<u32, Vec<PgConnection>>>,
@@ -69,7 +68,6 @@ impl PgWorld {
         config: &ServiceConfig,
         tables: &[String],
         shards: PathBuf,
-        fence: Duration,
         rows_per_second: Option<u32>,
     ) -> Result<Self, rdkafka::error::KafkaError> {
         let name = format!("{}-mover", config.name);
@@ -78,7 +76,6 @@ impl PgWorld {
             config: config.clone(),
             tables: tables.to_vec(),
             shards,
-            fence,
             pace: Pace::of(rows_per_second),
             idle: Mutex::default(),
             shapes: tokio::sync::OnceCell::new(),
@@ -93,9 +90,9 @@ impl PgWorld {
         Ok(connection)
     }
 
-    /// A connection that nobody uses. One that is not given back was in the middle of something, and is closed.
+    /// A connection that nobody uses.
     async fn connection(&self, partition: u32) -> Result<PgConnection, Trouble> {
-        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).get_mut(&partition).and_then(Vec::pop);
+        let idle = self.idle().get_mut(&partition).and_then(Vec::pop);
         if let Some(connection) = idle {
             return Ok(connection);
         }
@@ -105,13 +102,25 @@ impl PgWorld {
         Ok(connection)
     }
 
-    fn give_back(&self, partition: u32, connection: PgConnection) {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).entry(partition).or_default().push(connection);
+    fn idle(&self) -> MutexGuard<'_, HashMap<u32, Vec<PgConnection>>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What has happened to one connection has happened to the idle ones too: each would fail a step of its own.
-    fn close_idle(&self, partition: u32) {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).remove(&partition);
+    /// Work on one shard. What has happened to its connection has happened to the idle ones too: each would fail a step of its own.
+    async fn on<T>(
+        &self,
+        partition: u32,
+        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, Trouble>,
+    ) -> Result<T, Trouble> {
+        let mut connection = self.connection(partition).await?;
+        let done = work(&mut connection).await;
+        match done {
+            Ok(_) => self.idle().entry(partition).or_default().push(connection),
+            Err(Trouble::Shard(_)) => drop(self.idle().remove(&partition)),
+            // In the middle of something.
+            Err(_) => {}
+        }
+        done
     }
 
     /// One transaction on one shard.
@@ -120,20 +129,25 @@ impl PgWorld {
         partition: u32,
         work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, Trouble>,
     ) -> Result<T, StepError> {
-        let mut connection = self.connection(partition).await?;
-        let done = async {
-            within(sqlx::raw_sql("BEGIN").execute(&mut connection)).await?;
-            let done = work(&mut connection).await;
-            let end = if done.is_ok() { "COMMIT" } else { "ROLLBACK" };
-            within(sqlx::raw_sql(end).execute(&mut connection)).await?;
-            done
-        };
-        let done = done.await;
-        match done {
-            Err(Trouble::Shard(_)) => self.close_idle(partition),
-            _ => self.give_back(partition, connection),
-        }
-        Ok(done?)
+        let done = self.on(partition, async |shard| {
+            within(sqlx::raw_sql("BEGIN").execute(&mut *shard)).await?;
+            let done = work(shard).await?;
+            within(sqlx::raw_sql("COMMIT").execute(shard)).await?;
+            Ok(done)
+        });
+        Ok(done.await?)
+    }
+
+    /// Work between both shards of an attempt.
+    async fn between<T>(
+        &self,
+        attempt: &Attempt,
+        work: impl AsyncFnOnce((&mut PgConnection, &mut PgConnection)) -> Result<T, Trouble>,
+    ) -> Result<T, StepError> {
+        let done = self.on(attempt.group.from, async |source| {
+            self.on(attempt.group.to, async |target| work((source, target)).await).await
+        });
+        Ok(done.await?)
     }
 
     /// What the tables look like.
@@ -143,6 +157,8 @@ impl PgWorld {
             for name in &self.tables {
                 shapes.push(Table::read(shard, name).await?);
             }
+            // Those that are read alike come together.
+            shapes.sort_by_key(|table| table.by_batch);
             Ok::<_, sqlx::Error>(shapes)
         };
         Ok(self.shapes.get_or_try_init(read).await?)
@@ -191,25 +207,22 @@ impl PgWorld {
     async fn copy_tables(
         &self,
         attempt: &Attempt,
-        source: &mut PgConnection,
+        (source, target): (&mut PgConnection, &mut PgConnection),
         copied: &(dyn Fn(u64) + Sync),
     ) -> Result<Pass, Trouble> {
-        let (to, slots) = (attempt.group.to, &attempt.group.slots);
-        let (batch, from_line) = begin_snapshot(source).await?;
-        let shapes = self.shapes(source).await?.to_vec();
-        let (mut rows, mut to_line) = (0, String::new());
-        for table in &shapes {
-            let mut target = self.connection(to).await?;
-            within(sqlx::raw_sql("BEGIN").execute(&mut target)).await?;
-            lock(&mut target, attempt, &[State::Incoming]).await?;
-            rows +=
-                pipe((&mut *source, table.copy_out(slots)), (&mut target, table.copy_in()), &self.pace, copied).await?;
-            to_line = line(&mut target).await?;
-            within(sqlx::raw_sql("COMMIT").execute(&mut target)).await?;
-            self.give_back(to, target);
+        let slots = &attempt.group.slots;
+        let (batch, from) = begin_snapshot(source).await?;
+        let mut pass = Pass { batch, rows: 0, lines: Lines { from, to: String::new() }, differs: None };
+        for table in self.shapes(source).await? {
+            within(sqlx::raw_sql("BEGIN").execute(&mut *target)).await?;
+            lock(target, attempt, &[State::Incoming]).await?;
+            let (out, into) = (table.copy_out(slots), table.copy_in());
+            pass.rows += pipe((&mut *source, out), (&mut *target, into), &self.pace, copied).await?;
+            pass.lines.to = line(target).await?;
+            within(sqlx::raw_sql("COMMIT").execute(&mut *target)).await?;
         }
         within(sqlx::raw_sql("COMMIT").execute(source)).await?;
-        Ok(Pass { batch, rows, lines: Lines { from: from_line, to: to_line }, differs: None })
+        Ok(pass)
     }
 
     /// Brings what was written after a batch, and compares.
@@ -222,17 +235,22 @@ impl PgWorld {
     ) -> Result<Pass, Trouble> {
         let slots = &attempt.group.slots;
         let (batch, from) = begin_snapshot(source).await?;
-        let shapes = self.shapes(source).await?.to_vec();
+        let shapes = self.shapes(source).await?;
         within(sqlx::raw_sql("BEGIN; SET LOCAL enable_seqscan = off").execute(&mut *target)).await?;
         lock(target, attempt, &[State::Incoming]).await?;
         let (mut rows, mut differs) = (0, None);
         // What is written while all is compared is bounded by what the service writes; under a fence, nothing may be slowed down.
         let unbounded = Pace::of(None);
         let pace = if check == Check::All { &self.pace } else { &unbounded };
-        for table in &shapes {
+        let mut by_batch = None;
+        for table in shapes {
             // Without an index, all of the table is read once; with one, only what is new.
-            let way = if table.by_batch { "SET LOCAL enable_seqscan = off" } else { "SET LOCAL enable_seqscan = on" };
-            sqlx::raw_sql(way).execute(&mut *source).await?;
+            if by_batch.replace(table.by_batch) != Some(table.by_batch) {
+                let scans = if table.by_batch { "off" } else { "on" };
+                sqlx::raw_sql(AssertSqlSafe(format!("SET LOCAL enable_seqscan = {scans}")))
+                    .execute(&mut *source)
+                    .await?;
+            }
             let brought = bring_delta((&mut *source, &mut *target), table, slots, after, pace).await?;
             if brought > 0 {
                 sqlx::raw_sql(AssertSqlSafe(table.merge())).execute(&mut *target).await?;
@@ -243,7 +261,7 @@ impl PgWorld {
         let to = line(target).await?;
         within(sqlx::raw_sql("COMMIT").execute(&mut *target)).await?;
         if check == Check::All && differs.is_none() {
-            differs = compare_all(source, target, &shapes, slots).await?;
+            differs = compare_all(source, target, shapes, slots).await?;
         }
         within(sqlx::raw_sql("COMMIT").execute(source)).await?;
         Ok(Pass { batch, rows, lines: Lines { from, to }, differs })
@@ -260,7 +278,7 @@ impl World for PgWorld {
             lock_shard(shard, false).await?;
             // Stronger than what whoever prunes has of these rows, and waits for it.
             let rows = lock(shard, attempt, &[State::Active]).await?;
-            change(shard, attempt, "state = 'leaving', attempt = $2").await?;
+            change(shard, &attempt.group.slots, Some(&attempt.id), "state = 'leaving'").await?;
             Ok(epochs(&rows))
         })
         .await
@@ -282,43 +300,32 @@ impl World for PgWorld {
     }
 
     async fn copy(&self, attempt: &Attempt, copied: &(dyn Fn(u64) + Sync)) -> Result<Pass, StepError> {
-        let from = attempt.group.from;
-        let mut source = self.connection(from).await?;
-        let pass = self.copy_tables(attempt, &mut source, copied).await;
-        if matches!(pass, Err(Trouble::Shard(_))) {
-            [from, attempt.group.to].into_iter().for_each(|side| self.close_idle(side));
-        }
-        let pass = pass?;
-        self.give_back(from, source);
-        Ok(pass)
+        self.between(attempt, async |shards| self.copy_tables(attempt, shards, copied).await).await
     }
 
     async fn catch_up(&self, attempt: &Attempt, after: i64, check: Check) -> Result<Pass, StepError> {
-        let (from, to) = (attempt.group.from, attempt.group.to);
-        let (mut source, mut target) = (self.connection(from).await?, self.connection(to).await?);
-        let pass = self.bring(attempt, (&mut source, &mut target), after, check).await;
-        if matches!(pass, Err(Trouble::Shard(_))) {
-            [from, to].into_iter().for_each(|side| self.close_idle(side));
-        }
-        let pass = pass?;
-        self.give_back(from, source);
-        self.give_back(to, target);
-        Ok(pass)
+        self.between(attempt, async |shards| self.bring(attempt, shards, after, check).await).await
     }
 
     async fn relayed(&self, attempt: &Attempt) -> Result<(i64, i64), StepError> {
-        self.transaction(attempt.group.from, async |shard| {
+        let look = async |shard: &mut PgConnection| {
             Ok(within(sqlx::query_as("SELECT relayed_batch, batch FROM shard").fetch_one(shard)).await?)
-        })
-        .await
+        };
+        Ok(self.on(attempt.group.from, look).await?)
     }
 
-    async fn fence(&self, attempt: &Attempt) -> Result<Fence, StepError> {
+    async fn fence(&self, attempt: &Attempt, limit: Duration) -> Result<Fence, StepError> {
         self.transaction(attempt.group.from, async |shard| {
             let batch = lock_shard(shard, true).await?;
             let mut rows = lock(shard, attempt, &[State::Leaving]).await?;
-            let until = format!("clock_timestamp() + interval '{} milliseconds'", self.fence.as_millis());
-            change(shard, attempt, &format!("state = 'fenced', epoch = epoch + 1, fence_until = {until}")).await?;
+            let until = format!("clock_timestamp() + interval '{} milliseconds'", limit.as_millis());
+            change(
+                shard,
+                &attempt.group.slots,
+                Some(&attempt.id),
+                &format!("state = 'fenced', epoch = epoch + 1, fence_until = {until}"),
+            )
+            .await?;
             rows.values_mut().for_each(|row| row.standing.epoch += 1);
             Ok(Fence { batch, standings: standings(&rows) })
         })
@@ -328,8 +335,8 @@ impl World for PgWorld {
     async fn hand_over(&self, attempt: &Attempt) -> Result<(), StepError> {
         self.transaction(attempt.group.from, async |shard| {
             lock(shard, attempt, &[State::Fenced]).await?;
-            change(shard, attempt, &format!("state = 'moved', moved_to = {}, fence_until = NULL", attempt.group.to))
-                .await
+            let moved = format!("state = 'moved', moved_to = {}, fence_until = NULL", attempt.group.to);
+            change(shard, &attempt.group.slots, Some(&attempt.id), &moved).await
         })
         .await
     }
@@ -351,8 +358,8 @@ impl World for PgWorld {
         self.transaction(attempt.group.from, async |shard| {
             lock_shard(shard, true).await?;
             lock(shard, attempt, &[State::Leaving, State::Fenced]).await?;
-            let again = "epoch = epoch + (state = 'fenced')::int, state = 'active', attempt = NULL, fence_until = NULL";
-            change(shard, attempt, again).await
+            let again = "epoch = epoch + (state = 'fenced')::int, state = 'active', fence_until = NULL";
+            change(shard, &attempt.group.slots, None, again).await
         })
         .await
     }
@@ -361,7 +368,7 @@ impl World for PgWorld {
         self.transaction(attempt.group.to, async |shard| {
             // Waits for whoever copies just now.
             lock(shard, attempt, &[State::Incoming]).await?;
-            change(shard, &Attempt { id: id.to_owned(), ..attempt.clone() }, "attempt = $2").await
+            change(shard, &attempt.group.slots, Some(id), "state = 'incoming'").await
         })
         .await
     }

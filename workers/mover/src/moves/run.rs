@@ -10,7 +10,7 @@ use shardlane_runtime::edges::Clock;
 use shardlane_runtime::process::{Backoff, Shutdown};
 
 use super::edges::{Attempt, Group, SlotRow, StepError, World};
-use super::group::{Bounds, GroupError, Mover};
+use super::group::{GroupError, Mover};
 use super::plan::plan;
 use super::progress::{Phase, Progress};
 use super::recover::{Disorder, Found, found};
@@ -28,8 +28,8 @@ pub struct Wanted {
     pub at_once: usize,
     /// How long what has moved is left where it lay.
     pub clean_after: Duration,
-    /// Bounds of each group.
-    pub bounds: Bounds,
+    /// How long the fence of a group may last before it is undone.
+    pub fence: Duration,
 }
 
 /// Why a run ended before its end.
@@ -210,7 +210,7 @@ impl<W: World, C: Clock, I: Fn() -> String> Run<'_, W, C, I> {
         Mover {
             world: self.world,
             clock: self.clock,
-            bounds: self.wanted.bounds,
+            fence: self.wanted.fence,
             stop: self.stop.clone(),
             progress: Arc::clone(&self.progress),
         }

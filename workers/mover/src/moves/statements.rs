@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures::future::try_join;
 use shardlane_runtime::database::within;
-use shardlane_runtime::edges::memory;
+use shardlane_runtime::shard::standing_at;
 use shardlane_runtime::standing::{Standing, Standings};
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, PgConnection, Row};
@@ -89,13 +89,7 @@ async fn locked(shard: &mut PgConnection, attempt: &Attempt) -> Result<BTreeMap<
     let rows = within(rows.fetch_all(shard)).await?;
     rows.iter()
         .map(|row| {
-            let standing = Standing {
-                next_offset: row.get(3),
-                topic_id: row.get(4),
-                last: memory(row.get(5), row.get(6)),
-                epoch: row.get(7),
-            };
-            let locked = Locked { state: state_of(row, 1)?, attempt: row.get(2), standing };
+            let locked = Locked { state: state_of(row, 1)?, attempt: row.get(2), standing: standing_at(row, 3) };
             Ok((row.get::<i32, _>(0).unsigned_abs(), locked))
         })
         .collect()
@@ -106,10 +100,10 @@ fn state_of(row: &PgRow, column: usize) -> Result<State, Trouble> {
     State::of(&name).ok_or_else(|| Trouble::Superseded(format!("a slot is {name:?}, which this version does not know")))
 }
 
-/// Changes the slots' rows, which are locked; `$2` is the attempt.
-pub async fn change(shard: &mut PgConnection, attempt: &Attempt, set: &str) -> Result<(), Trouble> {
-    let statement = format!("UPDATE slot SET {set} WHERE slot = ANY($1) AND $2::text IS NOT NULL");
-    let change = sqlx::query(AssertSqlSafe(statement)).bind(numbers(&attempt.group.slots)).bind(&attempt.id);
+/// Changes the slots' rows, which are locked; from now on they are of the attempt with this id, or of none.
+pub async fn change(shard: &mut PgConnection, slots: &[u32], attempt: Option<&str>, set: &str) -> Result<(), Trouble> {
+    let statement = format!("UPDATE slot SET attempt = $2, {set} WHERE slot = ANY($1)");
+    let change = sqlx::query(AssertSqlSafe(statement)).bind(numbers(slots)).bind(attempt);
     within(change.execute(shard)).await?;
     Ok(())
 }

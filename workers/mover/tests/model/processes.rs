@@ -7,7 +7,6 @@ use std::task::{Context, Waker};
 use std::time::Duration;
 
 use prometheus::Registry;
-use shardlane_mover::moves::group::Bounds;
 use shardlane_mover::moves::progress::Progress;
 use shardlane_mover::moves::run::{Run, Wanted};
 use shardlane_runtime::fresh::{Fresh, Size};
@@ -158,7 +157,7 @@ impl Mover {
         world.lock().say(|| format!("{name} starts: {order:?}"));
         let (stop, stopped) = Shutdown::by_hand();
         let (ended, sticks) = (Arc::new(Mutex::new(None)), Arc::new(AtomicBool::new(false)));
-        let shards = SimWorld::new(world, order.fence, order.sticks_at, Arc::clone(&sticks));
+        let shards = SimWorld::new(world, order.sticks_at, Arc::clone(&sticks));
         let (now_ended, world, named) = (Arc::clone(&ended), world.clone(), name.clone());
         let task = async move {
             let health = Health::starting(Arc::clone(&METRICS), &[]);
@@ -172,7 +171,7 @@ impl Mover {
                     slots: SLOTS,
                     at_once: order.at_once,
                     clean_after: order.clean_after,
-                    bounds: Bounds::fenced_for(order.fence),
+                    fence: order.fence,
                 },
                 stop: stopped,
                 progress: Arc::new(Progress::new(health, &Registry::new()).unwrap()),

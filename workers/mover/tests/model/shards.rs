@@ -19,8 +19,6 @@ use crate::world::{Db, Fault, Row, Shared, Slot, Tables, World};
 /// The shards and the hint topic, as one mover sees them.
 pub struct SimWorld {
     world: Shared,
-    /// How long its fences last.
-    fence: Duration,
     /// Before which of its steps it stalls, if it comes to it, and whether it has.
     sticks_at: &'static str,
     sticks: Arc<AtomicBool>,
@@ -56,8 +54,8 @@ struct Snapshot {
 }
 
 impl SimWorld {
-    pub fn new(world: &Shared, fence: Duration, sticks_at: &'static str, sticks: Arc<AtomicBool>) -> Self {
-        Self { world: world.clone(), fence, sticks_at, sticks }
+    pub fn new(world: &Shared, sticks_at: &'static str, sticks: Arc<AtomicBool>) -> Self {
+        Self { world: world.clone(), sticks_at, sticks }
     }
 
     fn world(&self) -> MutexGuard<'_, World> {
@@ -376,9 +374,9 @@ impl MoverWorld for SimWorld {
         .await
     }
 
-    async fn fence(&self, attempt: &Attempt) -> Result<Fence, StepError> {
+    async fn fence(&self, attempt: &Attempt, limit: Duration) -> Result<Fence, StepError> {
         self.comes("fence", &attempt.id).await;
-        let until = self.world().now() + self.fence;
+        let until = self.world().now() + limit;
         let fence = self
             .transaction(attempt.group.from, true, |db, fault| {
                 lock(db, fault, attempt, &[State::Leaving])?;
