@@ -45,7 +45,7 @@ provider_up() {
   stage "images of others" other_images
   provider_running || stage "control plane and node" start_node
   stage "images into the node" import_others
-  stage "volumes" make_volumes
+  stage "volumes" "$CLUSTER_DIR/local/volumes" make $VOLUMES
 }
 
 start_node() {
@@ -71,6 +71,8 @@ start_node() {
   kubectl apply -f "$CLUSTER_DIR/local/base.yaml"
   until_true 60 "the node being ready" kubectl wait --for=condition=Ready "node/$NODE_NAME" --timeout=1s
   until_true 30 "the default service account" kubectl get serviceaccount default
+  setsid "$CLUSTER_DIR/local/volumes" keep </dev/null >"$LOGS/volumes.log" 2>&1 &
+  printf '%s' $! >"$STATE/volumes.pid"
 }
 
 stop_node() {
@@ -80,7 +82,9 @@ stop_node() {
     until_true 30 "the node's end" bash -c "! kill -0 $pid"
   fi
   if pid=$(cat "$STATE/api-port.pid" 2>/dev/null) && grep -qa api.sock "/proc/$pid/cmdline" 2>/dev/null; then kill "$pid"; fi
-  rm -f "$STATE/node.pid" "$STATE/api-port.pid"
+  # With its children, which are its group.
+  if pid=$(cat "$STATE/volumes.pid" 2>/dev/null) && grep -qa local/volumes "/proc/$pid/cmdline" 2>/dev/null; then kill -- "-$pid"; fi
+  rm -f "$STATE/node.pid" "$STATE/api-port.pid" "$STATE/volumes.pid"
   remove_cgroups
   restore_sysctls
   rm -rf "$STATE/var-lib" "$STATE/pki" "$STATE/volumes"
@@ -122,17 +126,6 @@ restore_sysctls() {
   [[ -f $STATE/sysctls ]] || return 0
   xargs sysctl -qw <"$STATE/sysctls"
   rm -f "$STATE/sysctls"
-}
-
-make_volumes() {
-  local n name
-  # A volume whose claim has gone is wiped and offered again; no provisioner does it here.
-  for name in $(kubectl get persistentvolumes -o jsonpath='{.items[?(@.status.phase=="Released")].metadata.name}'); do
-    kubectl delete persistentvolume "$name"
-    rm -rf "${STATE:?}/volumes/${name#local-}"
-  done
-  for ((n = 0; n < VOLUMES; n++)); do mkdir -p "$STATE/volumes/$n"; sed "s/@N@/$n/g" "$CLUSTER_DIR/local/volume.yaml"; done |
-    kubectl apply -f - >/dev/null
 }
 
 provider_down() {

@@ -135,7 +135,9 @@ fn conditions(
     };
     let why = |obstacle: &Obstacle| (obstacle.reason, obstacle.message.clone());
     let ready = waiting.as_ref().map_or(("AllPartitionsReady", String::new()), why);
-    let progressing = progressing.or(moves.as_ref()).or(held.as_ref()).or(starting.as_ref());
+    // Whether a service that runs is all that it should be is not known before the Job has said so.
+    let looking = facts.init_job.and_then(|_| unprepared(facts)).filter(|unprepared| unprepared.passes);
+    let progressing = progressing.or(moves.as_ref()).or(held.as_ref()).or(starting.as_ref()).or(looking.as_ref());
     let moving = progressing.map_or(("Settled", String::new()), why);
     let worse = degraded.map_or(("AsExpected", String::new()), why);
     let paused = match facts.paused {

@@ -10,7 +10,7 @@ use shardlane_runtime::process::{Backoff, Shutdown};
 use shardlane_runtime::service::Schema;
 
 use crate::moves::edges::World;
-use crate::moves::postgres::PgWorld;
+use crate::moves::postgres::{PgWorld, WorldError};
 use crate::moves::progress::Progress;
 use crate::moves::run::{Run, RunError, Wanted};
 
@@ -40,9 +40,9 @@ pub struct ReshardOptions {
 /// Why a run ended before its end.
 #[derive(Debug, thiserror::Error)]
 pub enum ReshardError {
-    /// A Kafka client could not be made.
-    #[error("cannot make a Kafka client: {0}")]
-    Kafka(#[from] rdkafka::error::KafkaError),
+    /// The shards and Kafka cannot be reached as they are configured.
+    #[error(transparent)]
+    World(#[from] WorldError),
     /// It cannot go on, or was to stop.
     #[error(transparent)]
     Run(#[from] RunError),
@@ -67,7 +67,7 @@ pub async fn reshard_wrapped<W: World>(
     if partitions > shard_count || *partitions == 0 {
         return Err(ReshardError::TooFewShards(*partitions, *shard_count));
     }
-    let world = PgWorld::new(config, &schema.tables, shards.clone(), options.rows_per_second)?;
+    let world = PgWorld::new(config, schema, shards.clone(), options.rows_per_second)?;
     let mut backoff = Backoff::default();
     // Given back at the end, or when the connection is lost, which the attempts' ids are there for.
     let _alone = loop {

@@ -94,6 +94,9 @@ pub fn client(kafka: &KafkaConfig, client_id: &str) -> ClientConfig {
     config
 }
 
+/// Most bytes that are fetched of a partition at once, unless one record is larger.
+pub const FETCHED: u32 = 256 * 1024;
+
 /// A consumer that is told what to read: offsets live with the state, so it joins no group.
 pub fn consumer(kafka: &KafkaConfig, client_id: &str) -> ClientConfig {
     let mut config = client(kafka, client_id);
@@ -112,7 +115,7 @@ pub fn consumer(kafka: &KafkaConfig, client_id: &str) -> ClientConfig {
         // a response still comes, alone.
         .set("queued.min.messages", "10000")
         .set("queued.max.messages.kbytes", "2048")
-        .set("max.partition.fetch.bytes", "262144")
+        .set("max.partition.fetch.bytes", FETCHED.to_string())
         .set("fetch.max.bytes", "1048576");
     config
 }
@@ -161,10 +164,19 @@ pub fn extents<C: ConsumerContext>(
     if partitions.clone().next().is_none() {
         return Ok(BTreeMap::new());
     }
-    let mut ends = offsets(consumer, topic, partitions.clone(), Offset::End)?;
+    let mut ends = ends(consumer, topic, partitions.clone())?;
     let starts = offsets(consumer, topic, partitions, Offset::Beginning)?;
     let extent = |(partition, start)| Some((partition, Extent { start, end: ends.remove(&partition)? }));
     Ok(starts.into_iter().filter_map(extent).collect())
+}
+
+/// Where the logs of some partitions end, in one request.
+pub fn ends<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    topic: &str,
+    partitions: impl Iterator<Item = u32>,
+) -> KafkaResult<BTreeMap<u32, i64>> {
+    offsets(consumer, topic, partitions, Offset::End)
 }
 
 /// The library passes the names of both ends through to the broker, as the protocol has them (ListOffsets, -1 and -2).

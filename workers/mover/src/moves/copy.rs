@@ -1,17 +1,25 @@
 //! Rows on their way from one shard to another, in Postgres' own binary form.
 
+use std::ops::Range;
 use std::time::Duration;
 
-use futures::TryStreamExt as _;
+use futures::{Stream, TryStreamExt as _};
 use shardlane_runtime::process::with_causes;
 use sqlx::{AssertSqlSafe, PgConnection, Row};
-use tokio::sync::Mutex;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
+
+use super::pace::Turns;
 
 /// How much is sent at once: the server gives each row as a message of its own.
 const CHUNK: usize = 256 * 1024;
 /// How many rows are few.
 const FEW: u32 = 3_000;
+/// How many rows that were written meanwhile are brought at once, or how many bytes of them.
+const PIECE: u64 = 10_000;
+const LARGE: usize = 4 * 1024 * 1024;
+/// What a binary copy begins with, and what it ends with.
+const SIGNATURE: &[u8] = b"PGCOPY\n\xff\r\n\0";
+const END: [u8; 2] = [0xff; 2];
 /// How long nothing may come before the other side is taken for lost.
 const SILENCE: Duration = Duration::from_secs(60);
 
@@ -143,13 +151,24 @@ impl Table {
         })
     }
 
-    /// How many rows these slots have, and the sum of their digests.
-    pub fn sum(&self, slots: &[u32]) -> String {
+    /// How many rows these slots have in some pages, and the sum of their digests.
+    pub fn sum(&self, slots: &[u32], pages: &Range<i64>) -> String {
         format!(
-            "SELECT count(*), COALESCE(sum({}), 0)::text FROM {} WHERE slot = ANY('{{{}}}')",
+            "SELECT count(*), COALESCE(sum({}), 0)::text FROM {}
+             WHERE ctid >= '({},0)'::tid AND ctid < '({},0)'::tid AND slot = ANY('{{{}}}')",
             self.digest(""),
             self.name,
+            pages.start,
+            pages.end,
             list(slots)
+        )
+    }
+
+    /// Of how many pages the table is.
+    pub fn pages(&self) -> String {
+        format!(
+            "SELECT pg_relation_size('{}'::regclass) / current_setting('block_size')::bigint",
+            self.name.replace('\'', "''")
         )
     }
 }
@@ -159,37 +178,16 @@ fn list(slots: &[u32]) -> String {
     slots.iter().map(u32::to_string).collect::<Vec<_>>().join(",")
 }
 
-/// Bounds rows per second, over everybody who waits for it.
-#[derive(Debug)]
-pub struct Pace {
-    rows_per_second: Option<u32>,
-    free_at: Mutex<Option<Instant>>,
+/// What was brought of a table.
+#[derive(Debug, Default)]
+pub struct Brought {
+    /// How many rows.
+    pub rows: u64,
+    /// What of them does not lie in the table as it was sent.
+    pub differs: Option<String>,
 }
 
-impl Pace {
-    /// At most so many; `None`: as fast as it goes.
-    pub fn of(rows_per_second: Option<u32>) -> Self {
-        Self { rows_per_second, free_at: Mutex::default() }
-    }
-
-    /// Whether so many rows are a tenth of a second's.
-    fn is_enough(&self, rows: u64) -> bool {
-        self.rows_per_second.is_some_and(|most| rows >= u64::from(most / 10).max(1))
-    }
-
-    async fn take(&self, rows: u64) {
-        let Some(most) = self.rows_per_second.filter(|most| *most > 0) else { return };
-        let until = {
-            let mut free_at = self.free_at.lock().await;
-            let from = free_at.unwrap_or_else(Instant::now).max(Instant::now());
-            *free_at = Some(from + Duration::from_secs_f64(rows as f64 / f64::from(most)));
-            from
-        };
-        tokio::time::sleep_until(until).await;
-    }
-}
-
-/// Brings rows that were written after a batch to where they wait in the target. Gives their number.
+/// Brings rows that were written after a batch into the target's table, in pieces.
 ///
 /// A few go as one text: a copy sends its last rows and its end as two messages, and on a connection that collects small ones
 /// (Nagle's algorithm, which the client library leaves on) the second waits 40 milliseconds for the first to be acknowledged.
@@ -198,28 +196,126 @@ pub async fn bring_delta(
     table: &Table,
     slots: &[u32],
     after: i64,
-    pace: &Pace,
-) -> sqlx::Result<u64> {
+    turns: &mut Turns<'_>,
+) -> sqlx::Result<Brought> {
     let few = sqlx::query_as(AssertSqlSafe(table.few_out(slots, after))).fetch_one(&mut *source);
     let (rows, text): (i64, Option<String>) = patient(few).await?;
     if rows == 0 {
-        return Ok(0);
+        return Ok(Brought::default());
     }
     patient(sqlx::raw_sql(AssertSqlSafe(table.make_stage())).execute(&mut *target)).await?;
-    match text {
-        Some(text) => {
-            let taken = sqlx::query(AssertSqlSafe(table.few_in())).bind(text).execute(target);
-            Ok(patient(taken).await?.rows_affected())
-        }
-        None => pipe((source, table.delta_out(slots, after)), (target, table.delta_in()), pace, &|_| {}).await,
+    if let Some(text) = text {
+        let taken = sqlx::query(AssertSqlSafe(table.few_in())).bind(text).execute(&mut *target);
+        let rows = patient(taken).await?.rows_affected();
+        return Ok(Brought { rows, differs: take_in(target, table).await? });
     }
+    let mut pieces = Pieces::of(source.copy_out_raw(&table.delta_out(slots, after)).await?);
+    let mut brought = Brought::default();
+    while let Some(rows) = pieces.send(target, &table.delta_in()).await? {
+        brought.rows += rows;
+        brought.differs = brought.differs.or(take_in(target, table).await?);
+        sqlx::raw_sql(AssertSqlSafe(format!("TRUNCATE {}", table.stage()))).execute(&mut *target).await?;
+        turns.next(rows).await;
+    }
+    Ok(brought)
+}
+
+/// Brings what waits into the table. Gives what of it does not lie there as it was sent.
+async fn take_in(shard: &mut PgConnection, table: &Table) -> sqlx::Result<Option<String>> {
+    sqlx::raw_sql(AssertSqlSafe(table.merge())).execute(&mut *shard).await?;
+    let Some(statement) = table.compare_stage() else { return Ok(None) };
+    let (sent, same): (i64, i64) = sqlx::query_as(AssertSqlSafe(statement)).fetch_one(shard).await?;
+    Ok((sent != same)
+        .then(|| format!("of {sent} rows of {} that were brought, {same} are as they were sent", table.name)))
+}
+
+/// A binary copy that is passed on in pieces, each of which is a copy of its own
+/// ([the format](https://www.postgresql.org/docs/current/sql-copy.html#id-1.9.3.55.9.4)).
+struct Pieces<S> {
+    messages: S,
+    /// What every copy begins with, once it has been seen.
+    header: Vec<u8>,
+}
+
+impl<B: AsRef<[u8]>, S: Stream<Item = sqlx::Result<B>> + Unpin> Pieces<S> {
+    fn of(messages: S) -> Self {
+        Self { messages, header: Vec::new() }
+    }
+
+    /// Sends the next piece. Gives the number of its rows; `None`: there are no more.
+    async fn send(&mut self, target: &mut PgConnection, into: &str) -> sqlx::Result<Option<u64>> {
+        let (mut piece, mut rows) = (Vec::new(), 0);
+        while rows < PIECE && piece.len() < LARGE && self.row(&mut piece).await? {
+            rows += 1;
+        }
+        if rows == 0 {
+            return Ok(None);
+        }
+        piece.extend_from_slice(&END);
+        let mut taker = target.copy_in_raw(into).await?;
+        if let Err(error) = patient(taker.send(&*piece)).await {
+            taker.abort(with_causes(&error)).await?;
+            return Err(error);
+        }
+        Ok(Some(patient(taker.finish()).await?))
+    }
+
+    /// Adds the next row. `false`: there are no more.
+    async fn row(&mut self, piece: &mut Vec<u8>) -> sqlx::Result<bool> {
+        while let Some(message) = patient(self.messages.try_next()).await? {
+            let mut row = message.as_ref();
+            if self.header.is_empty() {
+                let (header, rest) = row.split_at(header(row).ok_or_else(strange)?);
+                self.header = header.to_vec();
+                row = rest;
+            }
+            if row.is_empty() || row == END {
+                continue;
+            }
+            // The server sends each as one message, which its protocol does not promise.
+            if !is_row(row) {
+                return Err(strange());
+            }
+            if piece.is_empty() {
+                piece.extend_from_slice(&self.header);
+            }
+            piece.extend_from_slice(row);
+            return Ok(true);
+        }
+        Ok(false)
+    }
+}
+
+/// How long the header is that a copy begins with.
+fn header(message: &[u8]) -> Option<usize> {
+    let extension = message.strip_prefix(SIGNATURE)?.get(4..8)?.try_into().ok()?;
+    let length = SIGNATURE.len() + 8 + usize::try_from(u32::from_be_bytes(extension)).ok()?;
+    (length <= message.len()).then_some(length)
+}
+
+/// Whether a message is one row: the number of its fields, and each with its length.
+fn is_row(message: &[u8]) -> bool {
+    let Some((fields, mut rest)) = message.split_first_chunk() else { return false };
+    for _ in 0..u16::from_be_bytes(*fields) {
+        let Some((length, after)) = rest.split_first_chunk() else { return false };
+        // Less than nothing: NULL.
+        let length = usize::try_from(i32::from_be_bytes(*length)).unwrap_or(0);
+        let Some(after) = after.get(length..) else { return false };
+        rest = after;
+    }
+    rest.is_empty()
+}
+
+fn strange() -> sqlx::Error {
+    let what = "a copy came in other pieces than rows; connect the mover to Postgres without a proxy between them";
+    sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::InvalidData, what))
 }
 
 /// Copies what one statement gives into what another one takes. Gives the number of rows.
 pub async fn pipe(
     (source, out): (&mut PgConnection, String),
     (target, into): (&mut PgConnection, String),
-    pace: &Pace,
+    turns: &mut Turns<'_>,
     copied: &(dyn Fn(u64) + Sync),
 ) -> sqlx::Result<u64> {
     let mut rows = source.copy_out_raw(&out).await?;
@@ -229,14 +325,14 @@ pub async fn pipe(
         while let Some(row) = patient(rows.try_next()).await? {
             chunk.extend_from_slice(&row);
             held += 1;
-            if chunk.len() >= CHUNK || pace.is_enough(held) {
-                pace.take(held).await;
+            if chunk.len() >= CHUNK || turns.is_enough(held) {
+                turns.next(held).await;
                 patient(taker.send(&*chunk)).await?;
                 copied(std::mem::take(&mut held));
                 chunk.clear();
             }
         }
-        pace.take(held).await;
+        turns.next(held).await;
         patient(taker.send(&*chunk)).await
     };
     match sent.await {
@@ -253,7 +349,7 @@ pub async fn pipe(
 }
 
 /// A network that is cut says nothing.
-async fn patient<T>(step: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
+pub async fn patient<T>(step: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
     match timeout(SILENCE, step).await {
         Ok(done) => done,
         Err(_) => {
@@ -284,6 +380,41 @@ mod tests {
             "INSERT INTO t (slot, k, v, batch) SELECT slot, k, v, 0 FROM pg_temp.\"stage t\" \
              ON CONFLICT (k) DO UPDATE SET slot = EXCLUDED.slot, v = EXCLUDED.v, batch = 0"
         );
+    }
+
+    /// A row of two fields, the second of which is NULL.
+    const ROW: &[u8] = b"\0\x02\0\0\0\x03abc\xff\xff\xff\xff";
+
+    fn begins() -> Vec<u8> {
+        [SIGNATURE, &[0; 8]].concat()
+    }
+
+    #[test]
+    fn a_row_is_told_from_what_is_none() {
+        assert!(is_row(ROW) && is_row(b"\0\0"));
+        assert!(!is_row(&ROW[..ROW.len() - 1]) && !is_row(&[ROW, b"x"].concat()) && !is_row(b"") && !is_row(&END));
+        assert_eq!(header(&[&*begins(), ROW].concat()), Some(19));
+        assert_eq!(header(&[SIGNATURE, b"\0\0\0\0\0\0\0\x02", b"xy"].concat()), Some(21));
+        assert_eq!((header(ROW), header(&begins()[..18]), header(b"")), (None, None, None));
+    }
+
+    #[tokio::test]
+    async fn every_piece_begins_as_the_copy_does() {
+        for messages in [
+            vec![[&*begins(), ROW].concat(), ROW.to_vec(), END.to_vec()],
+            vec![begins(), ROW.to_vec(), ROW.to_vec(), END.to_vec()],
+        ] {
+            let mut pieces = Pieces::of(futures::stream::iter(messages.into_iter().map(Ok)));
+            for _ in 0..2 {
+                let mut piece = Vec::new();
+                assert!(pieces.row(&mut piece).await.unwrap());
+                assert_eq!(piece, [&*begins(), ROW].concat());
+            }
+            assert!(!pieces.row(&mut Vec::new()).await.unwrap());
+        }
+        let mut cut = Pieces::of(futures::stream::iter([Ok([&*begins(), &ROW[..5]].concat())]));
+        let error = cut.row(&mut Vec::new()).await.unwrap_err().to_string();
+        assert!(error.contains("proxy"), "{error}");
     }
 
     #[test]

@@ -20,6 +20,13 @@ pub struct Group {
     pub slots: Vec<u32>,
 }
 
+impl Group {
+    /// The partitions whose shards it is about.
+    pub fn shards(&self) -> [u32; 2] {
+        [self.from, self.to]
+    }
+}
+
 /// A group that moves, and the attempt that moves it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attempt {
@@ -146,6 +153,8 @@ pub enum Check {
     All,
     /// Those that this pass has brought.
     Brought,
+    /// The same, and nothing slows the pass down.
+    Hurried,
 }
 
 /// Shards and the hint topic.

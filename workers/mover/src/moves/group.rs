@@ -140,11 +140,16 @@ impl<W: World, C: Clock> Mover<'_, W, C> {
     async fn approach(&self, attempt: &Attempt, copied: &Pass) -> Result<Pass, GroupError> {
         self.step(attempt, Step::CatchingUp);
         let mut last = self.pass(attempt, copied, Check::All).await?;
+        let mut check = Check::Brought;
         for _ in 0..PASSES {
-            let began = self.clock.now();
-            last = self.pass(attempt, &last, Check::Brought).await?;
+            let (began, before) = (self.clock.now(), last.rows);
+            last = self.pass(attempt, &last, check).await?;
             if last.rows <= FEW || self.clock.now().duration_since(began) <= SHORT {
                 break;
+            }
+            if last.rows >= before {
+                // It would never end by giving way to what it runs after.
+                check = Check::Hurried;
             }
         }
         loop {
@@ -154,7 +159,7 @@ impl<W: World, C: Clock> Mover<'_, W, C> {
                 return Ok(last);
             }
             self.clock.sleep(LOOK).await;
-            last = self.pass(attempt, &last, Check::Brought).await?;
+            last = self.pass(attempt, &last, Check::Hurried).await?;
         }
     }
 
@@ -200,7 +205,7 @@ impl<W: World, C: Clock> Mover<'_, W, C> {
             }
             Ok::<_, GroupError>(())
         };
-        let copied = self.caught_up(attempt, near.batch, &near.lines, Check::Brought);
+        let copied = self.caught_up(attempt, near.batch, &near.lines, Check::Hurried);
         let (relayed, copied) = futures::future::join(relayed, copied).await;
         relayed?;
         copied?;

@@ -4,9 +4,11 @@
 pub mod copy;
 pub mod edges;
 pub mod group;
+pub mod pace;
 pub mod plan;
 pub mod postgres;
 pub mod progress;
 pub mod recover;
 pub mod run;
 pub mod statements;
+pub mod traffic;

@@ -1,34 +1,42 @@
 //! The real shards and the real hint topic.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures::FutureExt as _;
+use futures::future::{Either, select, select_all};
 use shardlane_runtime::config::{ConfigError, ServiceConfig, roles};
 use shardlane_runtime::database::within;
 use shardlane_runtime::hint::Hint;
 use shardlane_runtime::kafka;
 use shardlane_runtime::process::with_causes;
 use shardlane_runtime::producer::{Outgoing, Producer};
+use shardlane_runtime::service::Schema;
 use shardlane_runtime::standing::Standings;
 use sqlx::{AssertSqlSafe, PgConnection};
 
-use super::copy::{Pace, Table, bring_delta, pipe};
+use super::copy::{Table, bring_delta, pipe};
 use super::edges::{Attempt, Check, Fence, Lines, Pass, SlotRow, State, StepError, World};
+use super::pace::{Pace, Turns};
 use super::statements::{
-    Trouble, activate, begin_snapshot, change, compare_all, compare_stage, epochs, expect, forget, line, lock,
-    lock_shard, numbers, slot_rows, standings,
+    Trouble, activate, begin_snapshot, change, compare_all, epochs, expect, forget, line, lock, lock_shard, numbers,
+    pages, slot_rows, standings,
 };
+use super::traffic::{LogEnds, sample};
 use crate::shards::address;
 
 /// What a connection is told first. A copy takes as long as it takes; of a mover that is cut off the server learns by itself, and
 /// frees the rows that it has locked.
 const SETUP: &str =
     "SET statement_timeout = 0; SET idle_in_transaction_session_timeout = '60s'; SET lock_timeout = '10s';
-    SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3; SET client_min_messages = warning";
+    SET max_parallel_workers_per_gather = 0; SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3; SET client_min_messages = warning";
 /// Pages of a table that are looked through by one statement when rows are deleted.
-const PAGES: i64 = 2_000;
+const PAGES: i64 = 500;
+/// How often it is looked how busy a worker is.
+const LOOK: Duration = Duration::from_millis(40);
 /// The lock of the one mover at work.
 const ONE_MOVER: &str = "SELECT pg_advisory_lock(7362515)";
 
@@ -38,11 +46,23 @@ pub struct PgWorld {
     tables: Vec<String>,
     shards: PathBuf,
     pace: Pace,
+    log: LogEnds,
     producer: Producer,
     idle: Mutex<HashMap<u32, Vec<PgConnection>>>,
     shapes: tokio::sync::OnceCell<Vec<Table>>,
     /// How far the deletion of rows is, by attempt.
     deleted: Mutex<HashMap<(String, u32), Cursor>>,
+}
+
+/// Why the shards and Kafka cannot be reached as they are configured.
+#[derive(Debug, thiserror::Error)]
+pub enum WorldError {
+    /// The configuration names no such topic.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A Kafka client could not be made.
+    #[error("cannot make a Kafka client: {0}")]
+    Kafka(#[from] rdkafka::error::KafkaError),
 }
 
 /// A place in the tables of a shard.
@@ -66,15 +86,16 @@ impl PgWorld {
     /// The shards of this folder, with these tables.
     pub fn new(
         config: &ServiceConfig,
-        tables: &[String],
+        schema: &Schema,
         shards: PathBuf,
         rows_per_second: Option<u32>,
-    ) -> Result<Self, rdkafka::error::KafkaError> {
+    ) -> Result<Self, WorldError> {
         let name = format!("{}-mover", config.name);
         Ok(Self {
             producer: Producer::new(&kafka::lasting_producer(&config.kafka, &name))?,
+            log: LogEnds::of(&config.kafka, &name, &config.topic(&schema.input)?.name)?,
             config: config.clone(),
-            tables: tables.to_vec(),
+            tables: schema.tables.clone(),
             shards,
             pace: Pace::of(rows_per_second),
             idle: Mutex::default(),
@@ -150,6 +171,30 @@ impl PgWorld {
         Ok(done.await?)
     }
 
+    /// Work that gives way, while somebody looks how busy the workers of these partitions are.
+    async fn politely<T>(&self, partitions: &[u32], work: impl Future<Output = T>) -> T {
+        let looks = partitions.iter().map(|partition| self.look(*partition).boxed());
+        let work = Box::pin(work);
+        let done = match select(work, select_all(looks)).await {
+            Either::Left((done, _)) => done,
+            Either::Right(((never, ..), _)) => match never {},
+        };
+        self.pace.traffic.forget(partitions);
+        done
+    }
+
+    /// Looks how busy a partition's worker is, for ever.
+    async fn look(&self, partition: u32) -> Infallible {
+        loop {
+            match self.on(partition, async |shard| sample(shard, &self.log).await).await {
+                Ok(sample) => self.pace.traffic.note(partition, sample),
+                // Whoever works there meets it too.
+                Err(error) => tracing::debug!(partition, error = with_causes(&error), "its worker is not seen"),
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
     /// What the tables look like.
     async fn shapes(&self, shard: &mut PgConnection) -> Result<&[Table], Trouble> {
         let read = async || {
@@ -189,11 +234,7 @@ impl PgWorld {
         let cursor = self.cursor(attempt, partition);
         let shapes = self.shapes(shard).await?;
         let Some(table) = shapes.get(cursor.table) else { return Ok(None) };
-        let pages: i64 =
-            sqlx::query_scalar("SELECT pg_relation_size($1::regclass) / current_setting('block_size')::bigint")
-                .bind(&table.name)
-                .fetch_one(&mut *shard)
-                .await?;
+        let pages = pages(shard, table).await?;
         let end = cursor.page + PAGES;
         let delete = format!(
             "DELETE FROM {} WHERE ctid >= '({},0)'::tid AND ctid < '({end},0)'::tid AND slot = ANY($1)",
@@ -217,7 +258,7 @@ impl PgWorld {
             within(sqlx::raw_sql("BEGIN").execute(&mut *target)).await?;
             lock(target, attempt, &[State::Incoming]).await?;
             let (out, into) = (table.copy_out(slots), table.copy_in());
-            pass.rows += pipe((&mut *source, out), (&mut *target, into), &self.pace, copied).await?;
+            pass.rows += pipe((&mut *source, out), (&mut *target, into), &mut self.pace.turns(), copied).await?;
             pass.lines.to = line(target).await?;
             within(sqlx::raw_sql("COMMIT").execute(&mut *target)).await?;
         }
@@ -239,9 +280,11 @@ impl PgWorld {
         within(sqlx::raw_sql("BEGIN; SET LOCAL enable_seqscan = off").execute(&mut *target)).await?;
         lock(target, attempt, &[State::Incoming]).await?;
         let (mut rows, mut differs) = (0, None);
-        // What is written while all is compared is bounded by what the service writes; under a fence, nothing may be slowed down.
-        let unbounded = Pace::of(None);
-        let pace = if check == Check::All { &self.pace } else { &unbounded };
+        let mut turns = match check {
+            Check::All => self.pace.turns(),
+            Check::Brought => self.pace.unbounded(),
+            Check::Hurried => Turns::hurried(),
+        };
         let mut by_batch = None;
         for table in shapes {
             // Without an index, all of the table is read once; with one, only what is new.
@@ -251,17 +294,14 @@ impl PgWorld {
                     .execute(&mut *source)
                     .await?;
             }
-            let brought = bring_delta((&mut *source, &mut *target), table, slots, after, pace).await?;
-            if brought > 0 {
-                sqlx::raw_sql(AssertSqlSafe(table.merge())).execute(&mut *target).await?;
-                differs = differs.or(compare_stage(target, table).await?);
-            }
-            rows += brought;
+            let brought = bring_delta((&mut *source, &mut *target), table, slots, after, &mut turns).await?;
+            differs = differs.or(brought.differs);
+            rows += brought.rows;
         }
         let to = line(target).await?;
         within(sqlx::raw_sql("COMMIT").execute(&mut *target)).await?;
         if check == Check::All && differs.is_none() {
-            differs = compare_all(source, target, shapes, slots).await?;
+            differs = compare_all(source, target, shapes, slots, &mut turns).await?;
         }
         within(sqlx::raw_sql("COMMIT").execute(source)).await?;
         Ok(Pass { batch, rows, lines: Lines { from, to }, differs })
@@ -300,11 +340,16 @@ impl World for PgWorld {
     }
 
     async fn copy(&self, attempt: &Attempt, copied: &(dyn Fn(u64) + Sync)) -> Result<Pass, StepError> {
-        self.between(attempt, async |shards| self.copy_tables(attempt, shards, copied).await).await
+        let copies = self.between(attempt, async |shards| self.copy_tables(attempt, shards, copied).await);
+        self.politely(&attempt.group.shards(), copies).await
     }
 
     async fn catch_up(&self, attempt: &Attempt, after: i64, check: Check) -> Result<Pass, StepError> {
-        self.between(attempt, async |shards| self.bring(attempt, shards, after, check).await).await
+        let brings = self.between(attempt, async |shards| self.bring(attempt, shards, after, check).await);
+        match check {
+            Check::Hurried => brings.await,
+            _ => self.politely(&attempt.group.shards(), brings).await,
+        }
     }
 
     async fn relayed(&self, attempt: &Attempt) -> Result<(i64, i64), StepError> {
@@ -391,9 +436,16 @@ impl World for PgWorld {
             }
             Ok(cursor)
         };
-        let cursor = self.transaction(from, deletes).await?;
-        self.advance(attempt, from, cursor);
-        Ok(cursor.is_some())
+        let mut turns = self.pace.unbounded();
+        let cleans = async {
+            let cursor = self.transaction(from, deletes).await?;
+            self.advance(attempt, from, cursor);
+            if cursor.is_some() {
+                turns.next(0).await;
+            }
+            Ok(cursor.is_some())
+        };
+        self.politely(&[from], cleans).await
     }
 }
 

@@ -228,7 +228,7 @@ impl<W: World, C: Clock, I: Fn() -> String> Run<'_, W, C, I> {
 
 /// The first group that shares no shard with those on their way; if none is like that, the first.
 fn next(waiting: &mut Vec<Group>, busy: &[Group]) -> Option<Group> {
-    let shards: BTreeSet<u32> = busy.iter().flat_map(|group| [group.from, group.to]).collect();
+    let shards: BTreeSet<u32> = busy.iter().flat_map(Group::shards).collect();
     let free = |group: &Group| !shards.contains(&group.from) && !shards.contains(&group.to);
     let at = waiting.iter().position(free).unwrap_or(0);
     (at < waiting.len()).then(|| waiting.remove(at))

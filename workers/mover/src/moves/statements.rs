@@ -1,7 +1,7 @@
 //! The statements of a move, each inside a transaction of its caller.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::ops::Range;
 
 use futures::future::try_join;
 use shardlane_runtime::database::within;
@@ -10,11 +10,12 @@ use shardlane_runtime::standing::{Standing, Standings};
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, PgConnection, Row};
 
-use super::copy::Table;
+use super::copy::{Table, patient};
 use super::edges::{Attempt, SlotRow, State};
+use super::pace::Turns;
 
-/// How long all rows of some slots may take to be read once.
-const SUM: Duration = Duration::from_secs(1_800);
+/// How many pages of a table are compared at once.
+const PAGES: usize = 1_000;
 
 /// Why a step failed.
 #[derive(Debug, thiserror::Error)]
@@ -214,39 +215,61 @@ pub async fn line(shard: &mut PgConnection) -> Result<String, Trouble> {
     Ok(within(line.fetch_one(shard)).await?)
 }
 
-/// What of the rows that were just brought does not lie in the table as it was sent.
-pub async fn compare_stage(shard: &mut PgConnection, table: &Table) -> Result<Option<String>, Trouble> {
-    let Some(statement) = table.compare_stage() else { return Ok(None) };
-    let (sent, same): (i64, i64) = sqlx::query_as(AssertSqlSafe(statement)).fetch_one(shard).await?;
-    Ok((sent != same)
-        .then(|| format!("of {sent} rows of {} that were brought, {same} are as they were sent", table.name)))
-}
-
 /// What of all rows does not lie in the target as it lies in the source's snapshot.
 pub async fn compare_all(
     source: &mut PgConnection,
     target: &mut PgConnection,
     tables: &[Table],
     slots: &[u32],
+    turns: &mut Turns<'_>,
 ) -> Result<Option<String>, Trouble> {
-    // All of a table is read, however the connection was set for other statements.
-    sqlx::raw_sql("SET LOCAL enable_seqscan = on").execute(&mut *source).await?;
+    // The tables stay as they lie meanwhile.
+    within(sqlx::raw_sql("BEGIN").execute(&mut *target)).await?;
     for table in tables {
-        let (there, here) = try_join(sum(source, table, slots), sum(target, table, slots)).await?;
+        let pages = pages(source, table).await?.max(pages(target, table).await?);
+        let (mut there, mut here) = (Sum::default(), Sum::default());
+        for start in (0..pages).step_by(PAGES) {
+            let some = start..start + PAGES as i64;
+            let sums = try_join(there.add(source, table, slots, &some), here.add(target, table, slots, &some));
+            sums.await?;
+            turns.next(0).await;
+        }
         if there != here {
             return Ok(Some(format!(
                 "{}: {} rows with the digest {} in the source, {} rows with {} in the target",
-                table.name, there.0, there.1, here.0, here.1
+                table.name, there.rows, there.digest, here.rows, here.digest
             )));
         }
     }
+    within(sqlx::raw_sql("COMMIT").execute(target)).await?;
     Ok(None)
 }
 
-async fn sum(shard: &mut PgConnection, table: &Table, slots: &[u32]) -> sqlx::Result<(i64, String)> {
-    let sum = async { sqlx::query_as(AssertSqlSafe(table.sum(slots))).fetch_one(shard).await };
-    match tokio::time::timeout(SUM, sum).await {
-        Ok(sum) => sum,
-        Err(_) => Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())),
+/// Of how many pages a table is.
+pub async fn pages(shard: &mut PgConnection, table: &Table) -> sqlx::Result<i64> {
+    within(sqlx::query_scalar(AssertSqlSafe(table.pages())).fetch_one(shard)).await
+}
+
+/// What rows come to.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Sum {
+    rows: i64,
+    digest: i128,
+}
+
+impl Sum {
+    async fn add(
+        &mut self,
+        shard: &mut PgConnection,
+        table: &Table,
+        slots: &[u32],
+        pages: &Range<i64>,
+    ) -> sqlx::Result<()> {
+        let sum = sqlx::query_as(AssertSqlSafe(table.sum(slots, pages))).fetch_one(shard);
+        let (rows, digest): (i64, String) = patient(sum).await?;
+        self.rows += rows;
+        // As many as there can be have room in twice the bits of one.
+        self.digest += digest.parse::<i128>().map_err(|error| sqlx::Error::Decode(error.into()))?;
+        Ok(())
     }
 }

@@ -359,7 +359,7 @@ impl MoverWorld for SimWorld {
                 let world = self.world();
                 compare(seen, &of(&world.servers[to as usize].db.tables, &attempt.group.slots, world.fault))
             }
-            Check::Brought => None,
+            Check::Brought | Check::Hurried => None,
         };
         let lines = Lines { from: snapshot.line.to_string(), to: self.line(to) };
         source.close();

@@ -1,0 +1,304 @@
+//! How busy the workers are whose shards a mover works on, so that it gives way to them.
+//!
+//! A copy that takes what the processors have left is welcome; one that takes more has a worker fall behind, and what it is behind
+//! must be worked off while users wait. So it is watched for how long what lies in the log waits for the shard, and what lies in
+//! the shard for the relay; while that is more than it was at first, the mover rests. It never rests for good: a service that is
+//! moved because it cannot keep up would else never be moved.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rdkafka::consumer::BaseConsumer;
+use rdkafka::error::{KafkaError, KafkaResult};
+use shardlane_runtime::config::KafkaConfig;
+use shardlane_runtime::database::within;
+use shardlane_runtime::kafka;
+use sqlx::PgConnection;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
+
+use super::statements::Trouble;
+
+/// How long it is watched at first what is usual.
+const LEARN: Duration = Duration::from_millis(500);
+/// A wait is long that is longer than so many usual ones.
+const TIMES: u32 = 2;
+/// And longer than this.
+const SHORT: Duration = Duration::from_millis(50);
+/// For each time of work, the most of rest: a fifth of the time is the mover's, whatever else goes on.
+const REST: u32 = 4;
+/// And never longer than this at once.
+const LONGEST_REST: Duration = Duration::from_secs(1);
+
+/// What there is to do for a shard's worker and its relay, and how much of it is done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sample {
+    /// The slots that are worked on.
+    pub slots: BTreeSet<u32>,
+    /// Where their logs end, all together.
+    pub ends: i64,
+    /// Where they stand in the shard, all together.
+    pub stand: i64,
+    /// The last batch.
+    pub batch: i64,
+    /// The last one that is published.
+    pub relayed: i64,
+}
+
+/// The ends of the log that slots are.
+pub struct LogEnds {
+    consumer: Arc<BaseConsumer>,
+    topic: String,
+}
+
+impl LogEnds {
+    /// Of this topic.
+    pub fn of(kafka: &KafkaConfig, name: &str, topic: &str) -> KafkaResult<Self> {
+        let consumer = Arc::new(kafka::client(kafka, name).create()?);
+        Ok(Self { consumer, topic: topic.to_owned() })
+    }
+
+    /// Where the logs of some slots end, all together.
+    async fn sum(&self, slots: BTreeSet<u32>) -> KafkaResult<i64> {
+        let (consumer, topic) = (Arc::clone(&self.consumer), self.topic.clone());
+        let asks = tokio::task::spawn_blocking(move || {
+            // What the library has to say is said here, or kept for ever.
+            let _ = consumer.poll(Duration::ZERO);
+            Ok(kafka::ends(&consumer, &topic, slots.into_iter())?.values().sum())
+        });
+        asks.await.unwrap_or(Err(KafkaError::Canceled))
+    }
+}
+
+/// Looks at a shard.
+pub async fn sample(shard: &mut PgConnection, log: &LogEnds) -> Result<Sample, Trouble> {
+    // The shard first: it could have done more than there was of a log that is looked at before it.
+    let work = "SELECT s.batch, s.relayed_batch, COALESCE(array_agg(slot), '{}'), COALESCE(sum(next_offset), 0)::bigint
+                FROM shard s LEFT JOIN slot ON state IN ('active', 'leaving') GROUP BY 1, 2";
+    let (batch, relayed, slots, stand): (i64, i64, Vec<Option<i32>>, i64) =
+        within(sqlx::query_as(work).fetch_one(shard)).await?;
+    let slots: BTreeSet<u32> = slots.into_iter().flatten().map(i32::unsigned_abs).collect();
+    let ends = log.sum(slots.clone()).await.map_err(|error| Trouble::Address(kafka::told(&error)))?;
+    Ok(Sample { slots, ends, stand, batch, relayed })
+}
+
+/// How long something waits to be done.
+#[derive(Debug)]
+struct Wait {
+    /// How much there was, and when that was last so; the first of it is done.
+    seen: VecDeque<(Instant, i64)>,
+    /// How much is never done: not every place in a log is a record's. Or was not done when this began.
+    least: i64,
+}
+
+impl Default for Wait {
+    fn default() -> Self {
+        Self { seen: VecDeque::new(), least: i64::MAX }
+    }
+}
+
+impl Wait {
+    /// Takes in how much there is and how much of it is done. Gives for how long something has waited.
+    fn note(&mut self, now: Instant, there: i64, done: i64) -> Duration {
+        self.least = self.least.min(there - done);
+        let done = done + self.least;
+        if there <= done {
+            self.seen.clear();
+        }
+        match self.seen.back_mut() {
+            Some((last, most)) if *most == there => *last = now,
+            _ => self.seen.push_back((now, there)),
+        }
+        while self.seen.get(1).is_some_and(|(_, there)| *there <= done) {
+            self.seen.pop_front();
+        }
+        self.seen.front().map_or(Duration::ZERO, |(since, _)| now - *since)
+    }
+}
+
+/// What was seen of one shard.
+#[derive(Debug, Default)]
+struct Seen {
+    slots: BTreeSet<u32>,
+    reading: Wait,
+    relaying: Wait,
+    /// How long the longer of the two is by now.
+    wait: Duration,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    began: Option<Instant>,
+    usual: Duration,
+    shards: HashMap<u32, Seen>,
+}
+
+impl State {
+    fn note(&mut self, now: Instant, partition: u32, sample: Sample) {
+        let seen = self.shards.entry(partition).or_default();
+        if seen.slots != sample.slots {
+            *seen = Seen { slots: sample.slots, ..Seen::default() };
+        }
+        let reading = seen.reading.note(now, sample.ends, sample.stand);
+        seen.wait = reading.max(seen.relaying.note(now, sample.batch, sample.relayed));
+        if now - *self.began.get_or_insert(now) < LEARN {
+            self.usual = self.usual.max(seen.wait);
+        }
+    }
+
+    /// Whether nobody has to be given way. What is not known yet is taken for busy, unless nothing waits at all.
+    fn is_clear(&self, now: Instant) -> bool {
+        let learned = self.began.is_some_and(|began| now - began >= LEARN);
+        let most = if learned { SHORT.max(self.usual * TIMES) } else { Duration::ZERO };
+        self.began.is_some() && self.shards.values().all(|seen| seen.wait <= most)
+    }
+}
+
+/// What is known of all shards that are watched.
+#[derive(Debug)]
+pub struct Traffic {
+    state: Mutex<State>,
+    clear: watch::Sender<bool>,
+}
+
+impl Default for Traffic {
+    fn default() -> Self {
+        Self { state: Mutex::default(), clear: watch::Sender::new(false) }
+    }
+}
+
+impl Traffic {
+    /// Takes in what was seen of a shard.
+    pub fn note(&self, partition: u32, sample: Sample) {
+        self.change(|state, now| state.note(now, partition, sample));
+    }
+
+    /// Nobody watches these shards any more.
+    pub fn forget(&self, partitions: &[u32]) {
+        self.change(|state, _| state.shards.retain(|partition, _| !partitions.contains(partition)));
+    }
+
+    fn change(&self, change: impl FnOnce(&mut State, Instant)) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        change(&mut state, now);
+        self.clear.send_replace(state.is_clear(now));
+    }
+
+    /// Rests while somebody is to be given way, after having worked for this long.
+    pub async fn give_way(&self, worked: Duration) {
+        let mut clear = self.clear.subscribe();
+        // That it takes too long is no error, and whom it waits for outlives it.
+        let _ = timeout(rest(worked), clear.wait_for(|clear| *clear)).await;
+    }
+}
+
+/// The most of rest after having worked for this long.
+fn rest(worked: Duration) -> Duration {
+    (worked * REST).min(LONGEST_REST)
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn sample(ends: i64, stand: i64) -> Sample {
+        Sample { slots: [1, 2].into(), ends, stand, batch: 0, relayed: 0 }
+    }
+
+    #[test]
+    fn what_waits_is_as_old_as_the_oldest_of_it() {
+        let (mut wait, began) = (Wait::default(), Instant::now());
+        let mut note = |at: u32, there, done| wait.note(began + at * MS, there, done).as_millis();
+        assert_eq!(note(0, 100, 100), 0);
+        assert_eq!(note(40, 110, 100), 40, "it came at some time since");
+        assert_eq!(note(80, 120, 110), 40);
+        assert_eq!(note(120, 130, 110), 80);
+        assert_eq!(note(160, 130, 130), 0);
+        assert_eq!(note(900, 131, 130), 740);
+        assert_eq!(note(5_000, 131, 131), 0);
+        assert_eq!(note(6_000, 131, 131), 0, "nothing has come for long, and nothing waits");
+        assert_eq!(note(6_040, 132, 131), 40);
+    }
+
+    #[test]
+    fn what_is_never_done_is_not_waited_for() {
+        let (mut wait, began) = (Wait::default(), Instant::now());
+        let mut note = |at: u32, there, done| wait.note(began + at * MS, there, done).as_millis();
+        assert_eq!(note(0, 1_000_000, 100), 0, "a backlog of old, or marks of transactions");
+        assert_eq!(note(40, 1_000_000, 100), 0);
+        assert_eq!(note(80, 1_000_010, 110), 0, "it gets no longer");
+        assert_eq!(note(120, 1_000_020, 110), 40);
+        assert_eq!(note(160, 1_000_020, 999_000), 0);
+    }
+
+    #[test]
+    fn a_worker_that_falls_behind_is_given_way_until_it_has_caught_up() {
+        let (mut state, began) = (State::default(), Instant::now());
+        assert!(!state.is_clear(began), "nothing is known");
+        // It writes four times a second.
+        let mut tick = |at: u32, stand| {
+            state.note(began + at * MS, 0, sample(i64::from(at), stand));
+            state.is_clear(began + at * MS)
+        };
+        assert!(tick(0, 0), "nothing waits");
+        assert!(!tick(50, 0));
+        for at in (100..2_000).step_by(50) {
+            assert_eq!(tick(at, i64::from(at / 250 * 250)), at >= 500 || at.is_multiple_of(250), "{at}");
+        }
+        assert!(tick(2_200, 1_750), "as it is with it");
+        assert!(!tick(2_400, 1_750), "it should have written long ago");
+        assert!(!tick(2_600, 2_000));
+        assert!(tick(2_650, 2_500));
+    }
+
+    #[test]
+    fn a_relay_that_falls_behind_is_given_way_too() {
+        let (mut state, began) = (State::default(), Instant::now());
+        let mut tick = |at: u32, relayed| {
+            let sample = Sample { batch: i64::from(at), relayed, ..sample(0, 0) };
+            state.note(began + at * MS, 0, sample);
+            state.is_clear(began + at * MS)
+        };
+        for at in (0..1_000).step_by(20) {
+            tick(at, i64::from(at));
+        }
+        assert!(tick(1_040, 1_000));
+        assert!(!tick(1_140, 1_000));
+    }
+
+    #[test]
+    fn slots_that_have_come_are_no_backlog() {
+        let (mut state, began) = (State::default(), Instant::now());
+        state.note(began, 0, sample(0, 0));
+        state.note(began + 600 * MS, 0, sample(0, 0));
+        let come = Sample { slots: [1, 2, 3].into(), ..sample(5_000, 4_000) };
+        state.note(began + 1_200 * MS, 0, come.clone());
+        state.note(began + 1_240 * MS, 0, come);
+        assert!(state.is_clear(began + 1_240 * MS));
+    }
+
+    #[tokio::test]
+    async fn nobody_rests_while_the_way_is_clear() {
+        let traffic = Traffic::default();
+        let rests = |traffic: &Traffic| traffic.give_way(Duration::from_secs(3_600)).now_or_never().is_none();
+        assert!(rests(&traffic), "nothing is known yet");
+        traffic.note(0, sample(7, 7));
+        assert!(!rests(&traffic));
+        traffic.note(0, sample(8, 7));
+        assert!(rests(&traffic));
+        traffic.forget(&[0]);
+        assert!(!rests(&traffic), "nobody looks at it any more");
+    }
+
+    #[test]
+    fn a_rest_is_bounded() {
+        assert_eq!(rest(10 * MS), 40 * MS);
+        assert_eq!(rest(Duration::from_secs(60)), LONGEST_REST);
+    }
+}
