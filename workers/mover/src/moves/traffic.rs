@@ -25,7 +25,7 @@ const LEARN: Duration = Duration::from_millis(500);
 /// A wait is long that is longer than so many usual ones.
 const TIMES: u32 = 2;
 /// And longer than this.
-const SHORT: Duration = Duration::from_millis(50);
+const SHORT: Duration = Duration::from_millis(100);
 /// For each time of work, the most of rest: a fifth of the time is the mover's, whatever else goes on.
 const REST: u32 = 4;
 /// And never longer than this at once.
@@ -251,7 +251,7 @@ mod tests {
         for at in (100..2_000).step_by(50) {
             assert_eq!(tick(at, i64::from(at / 250 * 250)), at >= 500 || at.is_multiple_of(250), "{at}");
         }
-        assert!(tick(2_200, 1_750), "as it is with it");
+        assert!(tick(2_100, 1_750), "as it is with it");
         assert!(!tick(2_400, 1_750), "it should have written long ago");
         assert!(!tick(2_600, 2_000));
         assert!(tick(2_650, 2_500));
