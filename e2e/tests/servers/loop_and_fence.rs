@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use serde_json::Value;
 use shardlane_e2e::direct::Direct;
 use shardlane_e2e::plain::PlainService;
@@ -67,6 +67,29 @@ async fn in_large_batches_the_first_request_for_a_name_wins_and_each_is_told_the
     requests.check(Duration::from_secs(20)).await?;
     requests.send_again().await?;
     each_is_told_twice(&service, 15_000).await
+}
+
+#[tokio::test]
+async fn a_worker_that_is_behind_takes_its_slots_in_turn() -> Result<()> {
+    const SLOTS: u32 = 8;
+    const REQUESTS: usize = 120_000;
+    let service = PlainService::prepare("turns", spec("turns", 1, SLOTS)).await?;
+    // Several times what it reads ahead, and in batches that are small beside it.
+    let mut requests = Direct::new(&service, REQUESTS)?;
+    for _ in 0..30 {
+        requests.send(REQUESTS / 30).await?;
+    }
+    let _worker = service.worker(0).await?;
+    let stand = until(Duration::from_secs(60), async || {
+        let stand: Vec<i64> =
+            sqlx::query_scalar("SELECT next_offset FROM slot").fetch_all(&mut service.shard(0).await?).await?;
+        ensure!(stand.iter().sum::<i64>() >= i64::try_from(REQUESTS / 3)?, "it has only begun: {stand:?}");
+        Ok(stand)
+    })
+    .await?;
+    let (last, first) = (stand.iter().min().copied(), stand.iter().max().copied());
+    ensure!(last.unwrap_or(0) * 2 >= first.unwrap_or(0), "some slots are far behind the others: {stand:?}");
+    requests.check(Duration::from_secs(60)).await
 }
 
 #[tokio::test]

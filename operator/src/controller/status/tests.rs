@@ -137,6 +137,17 @@ fn all_is_well() {
 }
 
 #[test]
+fn a_service_that_runs_is_not_settled_before_the_init_job_has_said_what_it_found() {
+    let mut scene = Scene::new();
+    scene.found.jobs.insert("demo-init".to_owned(), Job::default());
+    let status = scene.status(None);
+    assert_eq!(holds(&status, "Ready"), Some(("AllPartitionsReady", "")), "its users need not wait");
+    assert_eq!(holds(&status, "Progressing").map(|(reason, _)| reason), Some("Preparing"));
+    assert!(!status.is_settled());
+    assert!(Scene::new().status(None).is_settled());
+}
+
+#[test]
 fn a_service_is_ready_when_its_loop_without_a_shard_is() {
     assert_eq!(holds(&Scene::new().with_loop(2).status(None), "Ready"), Some(("AllPartitionsReady", "")));
     let mut scene = Scene::new().with_loop(1);
