@@ -308,5 +308,7 @@ pub fn restarts_of(pod: &Pod) -> i32 {
 pub async fn on_node(command: &[&str]) -> Result<String> {
     let cluster = Path::new(env!("CARGO_MANIFEST_DIR")).join("cluster/cluster");
     let output = Command::new(cluster).arg("node").args(command).output().await?;
-    Ok(String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    ensure!(output.status.success(), "{command:?} fails on the node: {said}");
+    Ok(said)
 }
