@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use shardlane_e2e::dying;
-use shardlane_mover::moves::edges::{Attempt, Check, Fence, Pass, SlotRow, StepError, World};
+use shardlane_mover::moves::edges::{Attempt, Check, Fence, Group, Pass, SlotRow, StepError, World};
 use shardlane_mover::moves::progress::Progress;
 use shardlane_mover::reshard::{ReshardOptions, reshard_wrapped};
 use shardlane_runtime::config::ServiceConfig;
@@ -62,6 +62,10 @@ struct Dying<W> {
 impl<W: World> World for Dying<W> {
     async fn rows(&self, partition: u32) -> Result<Vec<SlotRow>, StepError> {
         self.world.rows(partition).await
+    }
+
+    async fn traffic(&self, group: &Group) -> Result<u64, StepError> {
+        self.world.traffic(group).await
     }
 
     async fn leave(&self, attempt: &Attempt) -> Result<Vec<i64>, StepError> {

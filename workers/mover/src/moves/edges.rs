@@ -162,6 +162,9 @@ pub trait World: Send + Sync {
     /// All slots' rows of a shard.
     fn rows(&self, partition: u32) -> impl Future<Output = Result<Vec<SlotRow>, StepError>> + Send;
 
+    /// How many records a second come to a group's slots just now.
+    fn traffic(&self, group: &Group) -> impl Future<Output = Result<u64, StepError>> + Send;
+
     /// Source: `active` slots become `leaving`. From the return on, nothing of them is pruned. Gives their epochs, in order.
     fn leave(&self, attempt: &Attempt) -> impl Future<Output = Result<Vec<i64>, StepError>> + Send;
 

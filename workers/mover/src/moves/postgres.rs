@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::convert::Infallible;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::FutureExt as _;
 use futures::future::{Either, select, select_all};
@@ -19,7 +19,7 @@ use shardlane_runtime::standing::Standings;
 use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::copy::{Table, bring_delta, pipe};
-use super::edges::{Attempt, Check, Fence, Lines, Pass, SlotRow, State, StepError, World};
+use super::edges::{Attempt, Check, Fence, Group, Lines, Pass, SlotRow, State, StepError, World};
 use super::pace::{Pace, Turns};
 use super::statements::{
     Trouble, activate, begin_snapshot, change, compare_all, epochs, expect, forget, line, lock, lock_shard, numbers,
@@ -35,6 +35,10 @@ const SETUP: &str =
     SET max_parallel_workers_per_gather = 0; SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3; SET client_min_messages = warning";
 /// Pages of a table that are looked through by one statement when rows are deleted.
 const PAGES: i64 = 500;
+/// For how long records are counted that come.
+const COUNT: Duration = Duration::from_millis(200);
+/// Begins a transaction in which the few rows that were brought are looked up one by one, and never by going through a table.
+const BY_KEY: &str = "BEGIN; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off";
 /// How often it is looked how busy a worker is.
 const LOOK: Duration = Duration::from_millis(40);
 /// The lock of the one mover at work.
@@ -277,7 +281,7 @@ impl PgWorld {
         let slots = &attempt.group.slots;
         let (batch, from) = begin_snapshot(source).await?;
         let shapes = self.shapes(source).await?;
-        within(sqlx::raw_sql("BEGIN; SET LOCAL enable_seqscan = off").execute(&mut *target)).await?;
+        within(sqlx::raw_sql(BY_KEY).execute(&mut *target)).await?;
         lock(target, attempt, &[State::Incoming]).await?;
         let (mut rows, mut differs) = (0, None);
         let mut turns = match check {
@@ -311,6 +315,15 @@ impl PgWorld {
 impl World for PgWorld {
     async fn rows(&self, partition: u32) -> Result<Vec<SlotRow>, StepError> {
         self.transaction(partition, async |shard| slot_rows(shard, &self.config.id, partition).await).await
+    }
+
+    async fn traffic(&self, group: &Group) -> Result<u64, StepError> {
+        let ends = || self.log.sum(group.slots.iter().copied().collect());
+        let failed = |error| StepError::Passing(format!("Kafka: {}", kafka::told(&error)));
+        let (began, before) = (Instant::now(), ends().await.map_err(failed)?);
+        tokio::time::sleep(COUNT).await;
+        let came = ends().await.map_err(failed)?.saturating_sub(before);
+        Ok((came.max(0) as f64 / began.elapsed().as_secs_f64()) as u64)
     }
 
     async fn leave(&self, attempt: &Attempt) -> Result<Vec<i64>, StepError> {

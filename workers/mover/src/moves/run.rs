@@ -15,6 +15,10 @@ use super::plan::plan;
 use super::progress::{Phase, Progress};
 use super::recover::{Disorder, Found, found};
 
+/// Most records a second of slots that move together: a mover has to run after what they write, while the worker that writes it
+/// needs the same processors, and what comes in its last run is what they stand still for.
+const LIVELY: u64 = 4_000;
+
 /// What is wanted.
 #[derive(Clone, Debug)]
 pub struct Wanted {
@@ -170,12 +174,11 @@ impl<W: World, C: Clock, I: Fn() -> String> Run<'_, W, C, I> {
             while failed.is_none() && !self.stop.has_come() && moving.len() < self.wanted.at_once {
                 let Some(group) = next(&mut waiting, &busy) else { break };
                 busy.push(group.clone());
-                let attempt = Attempt { id: (self.new_id)(), group };
                 let mover = &mover;
-                moving.push(async move { (mover.move_group(&attempt).await, attempt) });
+                moving.push(async move { (self.move_in_parts(mover, &group).await, group) });
             }
-            let Some((moved, attempt)) = moving.next().await else { break };
-            busy.retain(|group| *group != attempt.group);
+            let Some((moved, done)) = moving.next().await else { break };
+            busy.retain(|group| *group != done);
             if let Err(error) = moved {
                 failed = Some(error);
             }
@@ -186,6 +189,21 @@ impl<W: World, C: Clock, I: Fn() -> String> Run<'_, W, C, I> {
             // Others may have moved; what is left is planned anew.
             Some(error) => Err(RunError::Passing(error.to_string())),
         }
+    }
+
+    /// Moves a group, at once if what comes to it is little.
+    async fn move_in_parts(&self, mover: &Mover<'_, W, C>, group: &Group) -> Result<(), GroupError> {
+        let mut rest = group.clone();
+        while !rest.slots.is_empty() {
+            if self.stop.has_come() {
+                return Err(GroupError::Stopped);
+            }
+            let most = together(rest.slots.len(), self.world.traffic(&rest).await?);
+            let later = rest.slots.split_off(most);
+            let part = Group { slots: std::mem::replace(&mut rest.slots, later), ..rest };
+            mover.move_group(&Attempt { id: (self.new_id)(), group: part }).await?;
+        }
+        Ok(())
     }
 
     /// Deletes what has moved where it lay before.
@@ -226,6 +244,13 @@ impl<W: World, C: Clock, I: Fn() -> String> Run<'_, W, C, I> {
     }
 }
 
+/// How many of these slots move together.
+fn together(slots: usize, records_per_second: u64) -> usize {
+    let all = u64::try_from(slots).unwrap_or(u64::MAX);
+    let most = all.saturating_mul(LIVELY) / records_per_second.max(LIVELY);
+    usize::try_from(most).map_or(slots, |most| most.clamp(1, slots.max(1)))
+}
+
 /// The first group that shares no shard with those on their way; if none is like that, the first.
 fn next(waiting: &mut Vec<Group>, busy: &[Group]) -> Option<Group> {
     let shards: BTreeSet<u32> = busy.iter().flat_map(Group::shards).collect();
@@ -244,5 +269,17 @@ fn over(done: Result<(), GroupError>) -> Result<(), RunError> {
         Ok(()) | Err(GroupError::Step(StepError::Superseded(_))) => Ok(()),
         Err(GroupError::Stopped) => Err(RunError::Stopped),
         Err(error) => Err(RunError::Passing(error.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fewer_move_together_the_more_comes_to_them() {
+        let of_eight = |records| together(8, records);
+        assert_eq!([0, 4_000, 4_001, 8_000, 16_000, 1_000_000].map(of_eight), [8, 8, 7, 4, 2, 1]);
+        assert_eq!((together(1, 1_000_000), together(3, 6_000)), (1, 2));
     }
 }

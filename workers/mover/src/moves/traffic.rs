@@ -60,7 +60,7 @@ impl LogEnds {
     }
 
     /// Where the logs of some slots end, all together.
-    async fn sum(&self, slots: BTreeSet<u32>) -> KafkaResult<i64> {
+    pub async fn sum(&self, slots: BTreeSet<u32>) -> KafkaResult<i64> {
         let (consumer, topic) = (Arc::clone(&self.consumer), self.topic.clone());
         let asks = tokio::task::spawn_blocking(move || {
             // What the library has to say is said here, or kept for ever.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rand::RngExt;
 use shardlane_mover::moves::edges::{
-    Attempt, Check, Fence, Lines, Pass, SlotRow, State, StepError, World as MoverWorld,
+    Attempt, Check, Fence, Group, Lines, Pass, SlotRow, State, StepError, World as MoverWorld,
 };
 use shardlane_runtime::hint::Hint;
 use shardlane_runtime::standing::{Standing, Standings};
@@ -255,6 +255,11 @@ impl MoverWorld for SimWorld {
         session.step().await.map_err(|_| broken())?;
         session.close();
         Ok(self.world().servers[partition as usize].db.slots.iter().map(row).collect())
+    }
+
+    async fn traffic(&self, _group: &Group) -> Result<u64, StepError> {
+        // As little as lets all go together, or so much that only some do.
+        Ok(self.world().rng.random_range(0..3) * 3_000)
     }
 
     async fn leave(&self, attempt: &Attempt) -> Result<Vec<i64>, StepError> {
