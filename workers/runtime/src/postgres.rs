@@ -33,6 +33,17 @@ const LOCK_NOT_AVAILABLE: &str = "55P03";
 /// How often it is done, at most.
 const TAKEN_IN: Duration = Duration::from_secs(1);
 
+/// Makes reading by batch fast, if nobody hinders it.
+pub async fn take_in(shard: &mut PgConnection) -> sqlx::Result<()> {
+    match sqlx::raw_sql(TAKE_IN).execute(shard).await {
+        Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some(LOCK_NOT_AVAILABLE) => {
+            tracing::debug!(%error, "the indexes on batch were not brought up to date");
+            Ok(())
+        }
+        done => done.map(|_| ()),
+    }
+}
+
 /// A connection that is made when it is needed, and made anew after a failure: one in an unknown state is worth nothing,
 /// and the server rolls back what it had begun.
 pub struct Session {
@@ -200,21 +211,10 @@ impl<S: Tables> PgOutbox<S> {
         Self { service, owner: owner.to_owned(), session, addresses, behind: false, taken_in: None }
     }
 
-    /// Makes catching up fast.
-    async fn take_in(&mut self) -> sqlx::Result<()> {
-        self.taken_in = Some(Instant::now());
-        match sqlx::raw_sql(TAKE_IN).execute(self.session.get().await?).await {
-            Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some(LOCK_NOT_AVAILABLE) => {
-                tracing::debug!(%error, "the indexes on batch were not brought up to date");
-                Ok(())
-            }
-            done => done.map(|_| ()),
-        }
-    }
-
     async fn read(&mut self, mark: Option<i64>, fresh: &Fresh) -> Result<Window, ReadError> {
         if self.behind && self.taken_in.is_none_or(|then| then.elapsed() >= TAKEN_IN) {
-            self.take_in().await?;
+            self.taken_in = Some(Instant::now());
+            take_in(self.session.get().await?).await?;
         }
         let connection = self.session.get().await?;
         // One snapshot: what it shows below its own batch number is complete and will not change behind the mark.

@@ -12,6 +12,7 @@ use shardlane_runtime::config::{ConfigError, ServiceConfig, roles};
 use shardlane_runtime::database::within;
 use shardlane_runtime::hint::Hint;
 use shardlane_runtime::kafka;
+use shardlane_runtime::postgres::take_in;
 use shardlane_runtime::process::with_causes;
 use shardlane_runtime::producer::{Outgoing, Producer};
 use shardlane_runtime::service::Schema;
@@ -279,6 +280,7 @@ impl PgWorld {
         check: Check,
     ) -> Result<Pass, Trouble> {
         let slots = &attempt.group.slots;
+        take_in(source).await?;
         let (batch, from) = begin_snapshot(source).await?;
         let shapes = self.shapes(source).await?;
         within(sqlx::raw_sql(BY_KEY).execute(&mut *target)).await?;

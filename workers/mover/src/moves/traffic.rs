@@ -26,8 +26,8 @@ const LEARN: Duration = Duration::from_millis(500);
 const TIMES: u32 = 2;
 /// And longer than this.
 const SHORT: Duration = Duration::from_millis(100);
-/// For each time of work, the most of rest: a fifth of the time is the mover's, whatever else goes on.
-const REST: u32 = 4;
+/// For each time of work, the most of rest: a third of the time is the mover's, whatever else goes on.
+const REST: u32 = 2;
 /// And never longer than this at once.
 const LONGEST_REST: Duration = Duration::from_secs(1);
 
@@ -298,7 +298,7 @@ mod tests {
 
     #[test]
     fn a_rest_is_bounded() {
-        assert_eq!(rest(10 * MS), 40 * MS);
+        assert_eq!(rest(10 * MS), 20 * MS);
         assert_eq!(rest(Duration::from_secs(60)), LONGEST_REST);
     }
 }
