@@ -94,8 +94,20 @@ pub fn client(kafka: &KafkaConfig, client_id: &str) -> ClientConfig {
     config
 }
 
-/// Most bytes that are fetched of a partition at once, unless one record is larger.
-pub const FETCHED: u32 = 256 * 1024;
+/// Most bytes that are fetched of a partition at once.
+const FETCHED: u32 = 256 * 1024;
+/// Most bytes that our own producers send of a partition at once: of a batch that is larger than what is fetched, a broker gives
+/// nothing at all, unless it is the first in its answer.
+const SENT: u32 = 200_000;
+/// How many partitions have a place in a fetch, for the memory that one takes.
+const IN_TURN: u32 = 64;
+
+/// Has a consumer read all its partitions at the same pace when it is behind. The library begins to fetch with the same partition
+/// again whenever its queue was full, so that of those for which there is no room in a fetch nothing comes before the first are
+/// read to their ends.
+pub fn fetch_in_turn(config: &mut ClientConfig, partitions: u32) {
+    config.set("fetch.max.bytes", (partitions.clamp(1, IN_TURN) * FETCHED).to_string());
+}
 
 /// A consumer that is told what to read: offsets live with the state, so it joins no group.
 pub fn consumer(kafka: &KafkaConfig, client_id: &str) -> ClientConfig {
@@ -131,6 +143,7 @@ pub fn lasting_producer(kafka: &KafkaConfig, client_id: &str) -> ClientConfig {
         .set("linger.ms", "100")
         // Dead letters and outputs are larger than inputs, whose limit is the broker's.
         .set("message.max.bytes", "8388608")
+        .set("batch.size", SENT.to_string())
         .set("queue.buffering.max.messages", "200000");
     config
 }
@@ -142,6 +155,7 @@ pub fn prompt_producer(kafka: &KafkaConfig, client_id: &str, patience: Duration)
         .set("enable.idempotence", "true")
         .set("acks", "all")
         .set("message.timeout.ms", patience.as_millis().to_string())
+        .set("batch.size", SENT.to_string())
         .set("linger.ms", "1");
     config
 }

@@ -36,9 +36,6 @@ pub(crate) const MOMENT: Duration = Duration::from_millis(1);
 /// How long a poll may wait: how late an idle reader notices a new assignment or its end.
 pub(crate) const POLL: Duration = Duration::from_millis(20);
 
-/// How many slots have a place in a fetch, for the memory that one takes.
-const SLOTS_OF_A_FETCH: u32 = 64;
-
 /// How often the topic is asked whether it is still the same: the library reads on where it stood when a topic is deleted
 /// and made anew under it (a FIXME in `rd_kafka_topic_metadata_update0` of librdkafka 2.12).
 const SAME_TOPIC: Duration = Duration::from_secs(3);
@@ -74,9 +71,7 @@ impl<P: Send + Sync + 'static> Reader<P> {
         let keyspace = Keyspace::of(config);
         let mut config = kafka::consumer(&config.kafka, name);
         config.set("statistics.interval.ms", "2000");
-        // All slots have a place in a fetch: the library begins with the same slots again whenever its queue was full, and a
-        // worker that is behind would read the last ones when the first are done.
-        config.set("fetch.max.bytes", (topic.partitions.min(SLOTS_OF_A_FETCH) * kafka::FETCHED).to_string());
+        kafka::fetch_in_turn(&mut config, topic.partitions);
         let consumer = connect(&config, &topic.name, &metrics)?;
         let (orders, inbox) = mpsc::channel();
         let (outbox, reads) = tokio_mpsc::channel(1);
