@@ -15,9 +15,9 @@ use shardlane_runtime::standing::Standings;
 use super::edges::{Attempt, Check, Fence, Lines, Pass, StepError, World};
 use super::progress::{Progress, Step};
 
-/// Rows that are few: what is copied while the slots are fenced takes less than a moment.
+/// Rows that are few: a pass that brings no more and is not much shorter than the one before is as short as they get.
 const FEW: u64 = 2_000;
-/// A pass that is this short does not get shorter by another one.
+/// And so is one that is this short.
 const SHORT: Duration = Duration::from_millis(100);
 /// Most passes before the fence: a source that is written as fast as it is copied does not get nearer.
 const PASSES: u32 = 8;
@@ -140,17 +140,20 @@ impl<W: World, C: Clock> Mover<'_, W, C> {
     async fn approach(&self, attempt: &Attempt, copied: &Pass) -> Result<Pass, GroupError> {
         self.step(attempt, Step::CatchingUp);
         let mut last = self.pass(attempt, copied, Check::All).await?;
-        let mut check = Check::Brought;
+        let (mut check, mut longer) = (Check::Brought, None::<Duration>);
         for _ in 0..PASSES {
             let (began, before) = (self.clock.now(), last.rows);
             last = self.pass(attempt, &last, check).await?;
-            if last.rows <= FEW || self.clock.now().duration_since(began) <= SHORT {
+            let took = self.clock.now().duration_since(began);
+            // What comes while a pass goes on is what the next one has to bring.
+            if took <= SHORT || (last.rows <= FEW && longer.is_some_and(|longer| took > longer * 3 / 4)) {
                 break;
             }
             if last.rows >= before {
                 // It would never end by giving way to what it runs after.
                 check = Check::Hurried;
             }
+            longer = Some(took);
         }
         loop {
             self.look_for_stop()?;
