@@ -211,7 +211,7 @@ pub async fn bring_delta(
     }
     let mut pieces = Pieces::of(source.copy_out_raw(&table.delta_out(slots, after)).await?);
     let mut brought = Brought::default();
-    while let Some(rows) = pieces.send(target, &table.delta_in()).await? {
+    while let Some(rows) = pieces.send(target, &table.delta_in(), turns).await? {
         brought.rows += rows;
         brought.differs = brought.differs.or(take_in(target, table).await?);
         sqlx::raw_sql(AssertSqlSafe(format!("TRUNCATE {}", table.stage()))).execute(&mut *target).await?;
@@ -243,9 +243,10 @@ impl<B: AsRef<[u8]>, S: Stream<Item = sqlx::Result<B>> + Unpin> Pieces<S> {
     }
 
     /// Sends the next piece. Gives the number of its rows; `None`: there are no more.
-    async fn send(&mut self, target: &mut PgConnection, into: &str) -> sqlx::Result<Option<u64>> {
+    async fn send(&mut self, target: &mut PgConnection, into: &str, turns: &Turns<'_>) -> sqlx::Result<Option<u64>> {
         let (mut piece, mut rows) = (Vec::new(), 0);
-        while rows < PIECE && piece.len() < LARGE && self.row(&mut piece).await? {
+        // A piece after which it has to wait for long would have both sides think that nobody is there any more.
+        while rows < PIECE && piece.len() < LARGE && !turns.is_enough(rows) && self.row(&mut piece).await? {
             rows += 1;
         }
         if rows == 0 {
