@@ -99,14 +99,14 @@ const FETCHED: u32 = 256 * 1024;
 /// Most bytes that our own producers send of a partition at once: of a batch that is larger than what is fetched, a broker gives
 /// nothing at all, unless it is the first in its answer.
 const SENT: u32 = 200_000;
-/// How many partitions have a place in a fetch, for the memory that one takes.
-const IN_TURN: u32 = 64;
+/// How many partitions have a place in a fetch, for the memory that one takes; and the least, for a large record must have one too.
+const IN_TURN: std::ops::RangeInclusive<u32> = 4..=64;
 
 /// Has a consumer read all its partitions at the same pace when it is behind. The library begins to fetch with the same partition
 /// again whenever its queue was full, so that of those for which there is no room in a fetch nothing comes before the first are
 /// read to their ends.
 pub fn fetch_in_turn(config: &mut ClientConfig, partitions: u32) {
-    config.set("fetch.max.bytes", (partitions.clamp(1, IN_TURN) * FETCHED).to_string());
+    config.set("fetch.max.bytes", (partitions.clamp(*IN_TURN.start(), *IN_TURN.end()) * FETCHED).to_string());
 }
 
 /// A consumer that is told what to read: offsets live with the state, so it joins no group.
@@ -229,5 +229,20 @@ pub fn partitions_of<C: ConsumerContext>(consumer: &BaseConsumer<C>, topic: &str
         Some(rdkafka::types::RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART) => Ok(None),
         Some(error) => Err(KafkaError::MetadataFetch(error.into())),
         None => Ok(u32::try_from(found.partitions().len()).ok()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn however_many_partitions_there_are_there_can_be_a_client() {
+        for partitions in [0, 1, 3, 4, 24, 64, 65, 1_024, u32::MAX] {
+            let mut config = consumer(&KafkaConfig::plain("localhost:1"), "test");
+            fetch_in_turn(&mut config, partitions);
+            let client: KafkaResult<BaseConsumer> = config.create();
+            assert!(client.is_ok(), "{partitions}: {:?}", client.err());
+        }
     }
 }
