@@ -71,7 +71,7 @@ start_node() {
   kubectl apply -f "$CLUSTER_DIR/local/base.yaml"
   until_true 60 "the node being ready" kubectl wait --for=condition=Ready "node/$NODE_NAME" --timeout=1s
   until_true 30 "the default service account" kubectl get serviceaccount default
-  setsid "$CLUSTER_DIR/local/volumes" keep </dev/null >"$LOGS/volumes.log" 2>&1 &
+  setsid "$CLUSTER_DIR/local/volumes" keep </dev/null >"$LOGS/volumes-kept.log" 2>&1 &
   printf '%s' $! >"$STATE/volumes.pid"
 }
 
