@@ -249,7 +249,8 @@ async fn strimzi(place: &Place) -> Result<()> {
     named.sort_unstable();
     let expected = ["events.slots", "strimzi_topics.request", "strimzi_topics.request.dlq", "strimzi_topics.response"];
     same("topics", named, expected.to_vec())?;
-    let worker = users.get("events-worker").await?;
+    // Of the definitions that came together, the operator may have seen the topics' first.
+    let worker = until(Duration::from_secs(60), async || Ok(users.get("events-worker").await?)).await?;
     let may = |user: &DynamicObject, topic: &str, operation: &str| {
         let rules = user.data["spec"]["authorization"]["acls"].as_array().cloned().unwrap_or_default();
         rules.iter().any(|rule| {
