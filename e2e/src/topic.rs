@@ -135,7 +135,7 @@ pub async fn put(producer: &Producer, topic: &str, slot: u32, key: Option<&[u8]>
 pub async fn length(bootstrap: &str, topic: &str) -> Result<usize> {
     let (bootstrap, topic) = (bootstrap.to_owned(), topic.to_owned());
     let count = tokio::task::spawn_blocking(move || {
-        let consumer: BaseConsumer = kafka::consumer(&KafkaConfig::plain(&bootstrap), "test").create()?;
+        let consumer: BaseConsumer = kafka::consumer(&KafkaConfig::plain(&bootstrap), "test", 1).create()?;
         let partitions = kafka::partitions_of(&consumer, &topic)?.with_context(|| format!("no topic {topic}"))?;
         let extents = kafka::extents(&consumer, &topic, 0..partitions)?;
         Ok::<_, anyhow::Error>(extents.values().map(|extent| extent.end - extent.start).sum::<i64>())
@@ -161,7 +161,7 @@ fn read(
     mut enough: impl FnMut(&[Seen]) -> bool,
 ) -> Result<Vec<Seen>> {
     let kafka = KafkaConfig::plain(bootstrap);
-    let consumer: BaseConsumer = kafka::consumer(&kafka, "test").set("auto.offset.reset", "earliest").create()?;
+    let consumer: BaseConsumer = kafka::consumer(&kafka, "test", 1).set("auto.offset.reset", "earliest").create()?;
     let partitions = kafka::partitions_of(&consumer, topic)?.with_context(|| format!("no topic {topic}"))?;
     let mut list = TopicPartitionList::new();
     for partition in 0..partitions {

@@ -167,7 +167,7 @@ impl Arrivals {
     async fn follow(service: &PlainService, topic: &str) -> Result<Self> {
         let (kafka, topic, slots) = (service.config.kafka.clone(), topic.to_owned(), service.config.max_partitions);
         let consumer = tokio::task::spawn_blocking(move || {
-            let consumer: BaseConsumer = kafka::consumer(&kafka, "bench").create()?;
+            let consumer: BaseConsumer = kafka::consumer(&kafka, "bench", 1).create()?;
             let mut list = TopicPartitionList::new();
             for (slot, log) in kafka::extents(&consumer, &topic, 0..slots)? {
                 list.add_partition_offset(&topic, slot.cast_signed(), Offset::Offset(log.end))?;

@@ -103,7 +103,7 @@ impl Passing for TopicError {
 /// Makes what is missing and checks what is there; `input` is the role of the topic that is consumed. Of a service that was
 /// `placed` before, a topic that somebody has made wider is the workers' business: they say so and bury what is in there.
 pub async fn prepare(config: &ServiceConfig, input: &str, placed: bool) -> Result<(), TopicError> {
-    let client = kafka::consumer(&config.kafka, &format!("{}-mover", config.name));
+    let client = kafka::consumer(&config.kafka, &format!("{}-mover", config.name), 1);
     let consumer: BaseConsumer<Listening> = client.create_with_context(Listening)?;
     let admin: AdminClient<DefaultClientContext> = client.create()?;
     let mut made = BTreeSet::new();
@@ -133,7 +133,7 @@ pub async fn prepare(config: &ServiceConfig, input: &str, placed: bool) -> Resul
 
 /// Deletes all topics of a service; those that are not there are deleted already.
 pub async fn delete(config: &ServiceConfig) -> Result<(), TopicError> {
-    let client = kafka::consumer(&config.kafka, &format!("{}-mover", config.name));
+    let client = kafka::consumer(&config.kafka, &format!("{}-mover", config.name), 1);
     let admin: AdminClient<DefaultClientContext> = client.create()?;
     let consumer: BaseConsumer<Listening> = client.create_with_context(Listening)?;
     let mut topics = Vec::new();

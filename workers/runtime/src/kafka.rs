@@ -100,17 +100,15 @@ const FETCHED: u32 = 256 * 1024;
 /// nothing at all, unless it is the first in its answer.
 const SENT: u32 = 200_000;
 /// How many partitions have a place in a fetch, for the memory that one takes; and the least, for a large record must have one too.
-const IN_TURN: std::ops::RangeInclusive<u32> = 4..=64;
+const PLACES: std::ops::RangeInclusive<u32> = 4..=64;
 
-/// Has a consumer read all its partitions at the same pace when it is behind. The library begins to fetch with the same partition
-/// again whenever its queue was full, so that of those for which there is no room in a fetch nothing comes before the first are
-/// read to their ends.
-pub fn fetch_in_turn(config: &mut ClientConfig, partitions: u32) {
-    config.set("fetch.max.bytes", (partitions.clamp(*IN_TURN.start(), *IN_TURN.end()) * FETCHED).to_string());
-}
-
-/// A consumer that is told what to read: offsets live with the state, so it joins no group.
-pub fn consumer(kafka: &KafkaConfig, client_id: &str) -> ClientConfig {
+/// A consumer that is told what to read, of so many partitions: offsets live with the state, so it joins no group.
+///
+/// All have a place in a fetch, for it to read them at the same pace when it is behind. The library begins to fetch with the same
+/// partition again whenever its queue was full, so that of those without a place nothing would come before the first are read to their
+/// ends.
+pub fn consumer(kafka: &KafkaConfig, client_id: &str, partitions: u32) -> ClientConfig {
+    let places = partitions.clamp(*PLACES.start(), *PLACES.end());
     let mut config = client(kafka, client_id);
     config
         .set("group.id", client_id)
@@ -128,7 +126,7 @@ pub fn consumer(kafka: &KafkaConfig, client_id: &str) -> ClientConfig {
         .set("queued.min.messages", "10000")
         .set("queued.max.messages.kbytes", "2048")
         .set("max.partition.fetch.bytes", FETCHED.to_string())
-        .set("fetch.max.bytes", "1048576");
+        .set("fetch.max.bytes", (places * FETCHED).to_string());
     config
 }
 
@@ -239,8 +237,7 @@ mod tests {
     #[test]
     fn however_many_partitions_there_are_there_can_be_a_client() {
         for partitions in [0, 1, 3, 4, 24, 64, 65, 1_024, u32::MAX] {
-            let mut config = consumer(&KafkaConfig::plain("localhost:1"), "test");
-            fetch_in_turn(&mut config, partitions);
+            let config = consumer(&KafkaConfig::plain("localhost:1"), "test", partitions);
             let client: KafkaResult<BaseConsumer> = config.create();
             assert!(client.is_ok(), "{partitions}: {:?}", client.err());
         }

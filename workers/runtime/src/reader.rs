@@ -69,9 +69,8 @@ impl<P: Send + Sync + 'static> Reader<P> {
         metrics: Arc<Metrics>,
     ) -> KafkaResult<Self> {
         let keyspace = Keyspace::of(config);
-        let mut config = kafka::consumer(&config.kafka, name);
+        let mut config = kafka::consumer(&config.kafka, name, topic.partitions);
         config.set("statistics.interval.ms", "2000");
-        kafka::fetch_in_turn(&mut config, topic.partitions);
         let consumer = connect(&config, &topic.name, &metrics)?;
         let (orders, inbox) = mpsc::channel();
         let (outbox, reads) = tokio_mpsc::channel(1);

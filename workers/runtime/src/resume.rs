@@ -64,7 +64,7 @@ pub async fn resume(
     offset: Option<i64>,
 ) -> Result<i64, ResumeError> {
     let topic = &config.topic(input)?.name;
-    let consumer: BaseConsumer = kafka::consumer(&config.kafka, &format!("{}-resume", config.name)).create()?;
+    let consumer: BaseConsumer = kafka::consumer(&config.kafka, &format!("{}-resume", config.name), 1).create()?;
     let topic_id = kafka::describe(&consumer, topic)?.id;
     let logs = kafka::extents(&consumer, topic, std::iter::once(slot))?;
     let log = *logs.get(&slot).ok_or(ResumeError::NotHere(slot))?;

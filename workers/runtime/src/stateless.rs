@@ -97,17 +97,17 @@ pub async fn run<S: Step>(
     health: Health,
     shutdown: Shutdown,
 ) -> Result<(), StatelessError> {
-    let topic = config.topic(S::INPUT)?.name.clone();
+    let topic = config.topic(S::INPUT)?;
     let group = format!("{}-{}", config.name, S::INPUT);
     let addresses = Addresses::new(&config, S::INPUT);
     let member = Member {
         step,
-        client: group_member(&config, &group, instance),
+        client: group_member(&config, &group, instance, topic.partitions),
         dead_letters: addresses.dead_letters()?,
         producer: Producer::new(&kafka::lasting_producer(&config.kafka, &group))?,
         addresses,
         keyspace: Keyspace::of(&config),
-        topic,
+        topic: topic.name.clone(),
         group,
         health,
         shutdown,
@@ -117,8 +117,8 @@ pub async fn run<S: Step>(
 }
 
 /// A member that stays one while it is away for a moment, and that may take as long as it needs over a batch.
-fn group_member(config: &ServiceConfig, group: &str, instance: &str) -> ClientConfig {
-    let mut client = kafka::consumer(&config.kafka, group);
+fn group_member(config: &ServiceConfig, group: &str, instance: &str, partitions: u32) -> ClientConfig {
+    let mut client = kafka::consumer(&config.kafka, group, partitions);
     client
         .set("group.instance.id", instance)
         .set("session.timeout.ms", "30000")

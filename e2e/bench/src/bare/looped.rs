@@ -104,7 +104,7 @@ fn read<E: Encoder>(
     batches: &mpsc::Sender<(usize, E::Encoded)>,
 ) -> Result<()> {
     let topic = &config.topic(E::REQUESTS)?.name;
-    let consumer: BaseConsumer = kafka::consumer(&config.kafka, &config.name).create()?;
+    let consumer: BaseConsumer = kafka::consumer(&config.kafka, &config.name, config.max_partitions).create()?;
     let mut list = TopicPartitionList::new();
     let mut left = 0;
     for (slot, log) in kafka::extents(&consumer, topic, 0..config.max_partitions)? {

@@ -30,7 +30,7 @@ pub async fn trips(service: &PlainService) -> Result<Vec<Trip>> {
     let (config, request, response) = (service.config.clone(), service.topic(REQUEST)?, service.topic(RESPONSE)?);
     let (request, response) = (request.to_owned(), response.to_owned());
     tokio::task::spawn_blocking(move || {
-        let consumer: BaseConsumer = kafka::consumer(&config.kafka, "bench").create()?;
+        let consumer: BaseConsumer = kafka::consumer(&config.kafka, "bench", config.max_partitions).create()?;
         let mut asked = HashMap::new();
         read(&consumer, &request, config.max_partitions, |name, slot, at| {
             asked.insert(name, (slot, at));

@@ -1,6 +1,5 @@
 //! Rows on their way from one shard to another, in Postgres' own binary form.
 
-use std::ops::Range;
 use std::time::Duration;
 
 use futures::{Stream, TryStreamExt as _};
@@ -20,6 +19,8 @@ const LARGE: usize = 4 * 1024 * 1024;
 /// What a binary copy begins with, and what it ends with.
 const SIGNATURE: &[u8] = b"PGCOPY\n\xff\r\n\0";
 const END: [u8; 2] = [0xff; 2];
+/// Rows of some slots, from the beginning of one page to that of another.
+const IN_PAGES: &str = "slot = ANY($1) AND ctid >= $2::text::tid AND ctid < $3::text::tid";
 /// How long nothing may come before the other side is taken for lost.
 const SILENCE: Duration = Duration::from_secs(60);
 
@@ -151,25 +152,14 @@ impl Table {
         })
     }
 
-    /// How many rows these slots have in some pages, and the sum of their digests.
-    pub fn sum(&self, slots: &[u32], pages: &Range<i64>) -> String {
-        format!(
-            "SELECT count(*), COALESCE(sum({}), 0)::text FROM {}
-             WHERE ctid >= '({},0)'::tid AND ctid < '({},0)'::tid AND slot = ANY('{{{}}}')",
-            self.digest(""),
-            self.name,
-            pages.start,
-            pages.end,
-            list(slots)
-        )
+    /// How many rows some slots have in some pages, and the sum of their digests.
+    pub fn sum(&self) -> String {
+        format!("SELECT count(*), COALESCE(sum({}), 0)::text FROM {} WHERE {IN_PAGES}", self.digest(""), self.name)
     }
 
-    /// Of how many pages the table is.
-    pub fn pages(&self) -> String {
-        format!(
-            "SELECT pg_relation_size('{}'::regclass) / current_setting('block_size')::bigint",
-            self.name.replace('\'', "''")
-        )
+    /// Deletes the rows that some slots have in some pages.
+    pub fn delete(&self) -> String {
+        format!("DELETE FROM {} WHERE {IN_PAGES}", self.name)
     }
 }
 
@@ -207,13 +197,13 @@ pub async fn bring_delta(
     if let Some(text) = text {
         let taken = sqlx::query(AssertSqlSafe(table.few_in())).bind(text).execute(&mut *target);
         let rows = patient(taken).await?.rows_affected();
-        return Ok(Brought { rows, differs: take_in(target, table).await? });
+        return Ok(Brought { rows, differs: merge(target, table).await? });
     }
     let mut pieces = Pieces::of(source.copy_out_raw(&table.delta_out(slots, after)).await?);
     let mut brought = Brought::default();
     while let Some(rows) = pieces.send(target, &table.delta_in(), turns).await? {
         brought.rows += rows;
-        brought.differs = brought.differs.or(take_in(target, table).await?);
+        brought.differs = brought.differs.or(merge(target, table).await?);
         sqlx::raw_sql(AssertSqlSafe(format!("TRUNCATE {}", table.stage()))).execute(&mut *target).await?;
         turns.next(rows).await;
     }
@@ -221,7 +211,7 @@ pub async fn bring_delta(
 }
 
 /// Brings what waits into the table. Gives what of it does not lie there as it was sent.
-async fn take_in(shard: &mut PgConnection, table: &Table) -> sqlx::Result<Option<String>> {
+async fn merge(shard: &mut PgConnection, table: &Table) -> sqlx::Result<Option<String>> {
     sqlx::raw_sql(AssertSqlSafe(table.merge())).execute(&mut *shard).await?;
     let Some(statement) = table.compare_stage() else { return Ok(None) };
     let (sent, same): (i64, i64) = sqlx::query_as(AssertSqlSafe(statement)).fetch_one(shard).await?;

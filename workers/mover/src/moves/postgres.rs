@@ -19,21 +19,22 @@ use shardlane_runtime::service::Schema;
 use shardlane_runtime::standing::Standings;
 use sqlx::{AssertSqlSafe, PgConnection};
 
+use super::busy::{LogEnds, sample};
 use super::copy::{Table, bring_delta, pipe};
 use super::edges::{Attempt, Check, Fence, Group, Lines, Pass, SlotRow, State, StepError, World};
 use super::pace::{Pace, Turns};
 use super::statements::{
-    Trouble, activate, begin_snapshot, change, compare_all, epochs, expect, forget, line, lock, lock_shard, numbers,
-    pages, slot_rows, standings,
+    Pages, Trouble, activate, begin_snapshot, change, compare_all, delete, epochs, expect, forget, line, lock,
+    lock_shard, pages, slot_rows, standings,
 };
-use super::traffic::{LogEnds, sample};
 use crate::shards::address;
 
 /// What a connection is told first. A copy takes as long as it takes; of a mover that is cut off the server learns by itself, and
 /// frees the rows that it has locked.
 const SETUP: &str =
     "SET statement_timeout = 0; SET idle_in_transaction_session_timeout = '60s'; SET lock_timeout = '10s';
-    SET max_parallel_workers_per_gather = 0; SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3; SET client_min_messages = warning";
+    SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3;
+    SET max_parallel_workers_per_gather = 0; SET client_min_messages = warning";
 /// Pages of a table that are looked through by one statement when rows are deleted.
 const PAGES: i64 = 500;
 /// For how long records are counted that come.
@@ -184,7 +185,7 @@ impl PgWorld {
             Either::Left((done, _)) => done,
             Either::Right(((never, ..), _)) => match never {},
         };
-        self.pace.traffic.forget(partitions);
+        self.pace.traffic.leave(partitions);
         done
     }
 
@@ -241,11 +242,7 @@ impl PgWorld {
         let Some(table) = shapes.get(cursor.table) else { return Ok(None) };
         let pages = pages(shard, table).await?;
         let end = cursor.page + PAGES;
-        let delete = format!(
-            "DELETE FROM {} WHERE ctid >= '({},0)'::tid AND ctid < '({end},0)'::tid AND slot = ANY($1)",
-            table.name, cursor.page
-        );
-        sqlx::query(AssertSqlSafe(delete)).bind(numbers(&attempt.group.slots)).execute(&mut *shard).await?;
+        delete(shard, table, &Pages::of(&attempt.group.slots, cursor.page..end)).await?;
         Ok(Some(if end < pages { Cursor { page: end, ..cursor } } else { Cursor { table: cursor.table + 1, page: 0 } }))
     }
 

@@ -225,29 +225,52 @@ pub async fn compare_all(
 ) -> Result<Option<String>, Trouble> {
     // The tables stay as they lie meanwhile.
     within(sqlx::raw_sql("BEGIN").execute(&mut *target)).await?;
+    let mut differs = None;
     for table in tables {
         let pages = pages(source, table).await?.max(pages(target, table).await?);
         let (mut there, mut here) = (Sum::default(), Sum::default());
         for start in (0..pages).step_by(PAGES) {
-            let some = start..start + PAGES as i64;
-            let sums = try_join(there.add(source, table, slots, &some), here.add(target, table, slots, &some));
-            sums.await?;
+            let some = Pages::of(slots, start..start + PAGES as i64);
+            try_join(there.add(source, table, &some), here.add(target, table, &some)).await?;
             turns.next(0).await;
         }
         if there != here {
-            return Ok(Some(format!(
+            differs = Some(format!(
                 "{}: {} rows with the digest {} in the source, {} rows with {} in the target",
                 table.name, there.rows, there.digest, here.rows, here.digest
-            )));
+            ));
+            break;
         }
     }
     within(sqlx::raw_sql("COMMIT").execute(target)).await?;
-    Ok(None)
+    Ok(differs)
 }
 
 /// Of how many pages a table is.
 pub async fn pages(shard: &mut PgConnection, table: &Table) -> sqlx::Result<i64> {
-    within(sqlx::query_scalar(AssertSqlSafe(table.pages())).fetch_one(shard)).await
+    let size = sqlx::query_scalar("SELECT pg_relation_size($1::regclass) / current_setting('block_size')::bigint");
+    within(size.bind(&table.name).fetch_one(shard)).await
+}
+
+/// Rows of some slots in some pages of a table.
+pub struct Pages {
+    slots: Vec<i32>,
+    from: String,
+    to: String,
+}
+
+impl Pages {
+    /// From one page up to another.
+    pub fn of(slots: &[u32], pages: Range<i64>) -> Self {
+        let begin = |page| format!("({page},0)");
+        Self { slots: numbers(slots), from: begin(pages.start), to: begin(pages.end) }
+    }
+}
+
+/// Deletes rows.
+pub async fn delete(shard: &mut PgConnection, table: &Table, pages: &Pages) -> sqlx::Result<()> {
+    let delete = sqlx::query(AssertSqlSafe(table.delete())).bind(&pages.slots).bind(&pages.from).bind(&pages.to);
+    delete.execute(shard).await.map(drop)
 }
 
 /// What rows come to.
@@ -258,15 +281,9 @@ struct Sum {
 }
 
 impl Sum {
-    async fn add(
-        &mut self,
-        shard: &mut PgConnection,
-        table: &Table,
-        slots: &[u32],
-        pages: &Range<i64>,
-    ) -> sqlx::Result<()> {
-        let sum = sqlx::query_as(AssertSqlSafe(table.sum(slots, pages))).fetch_one(shard);
-        let (rows, digest): (i64, String) = patient(sum).await?;
+    async fn add(&mut self, shard: &mut PgConnection, table: &Table, pages: &Pages) -> sqlx::Result<()> {
+        let sum = sqlx::query_as(AssertSqlSafe(table.sum())).bind(&pages.slots).bind(&pages.from).bind(&pages.to);
+        let (rows, digest): (i64, String) = patient(sum.fetch_one(shard)).await?;
         self.rows += rows;
         // As many as there can be have room in twice the bits of one.
         self.digest += digest.parse::<i128>().map_err(|error| sqlx::Error::Decode(error.into()))?;

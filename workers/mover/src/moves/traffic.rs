@@ -6,19 +6,11 @@
 //! moved because it cannot keep up would else never be moved.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use rdkafka::consumer::BaseConsumer;
-use rdkafka::error::{KafkaError, KafkaResult};
-use shardlane_runtime::config::KafkaConfig;
-use shardlane_runtime::database::within;
-use shardlane_runtime::kafka;
-use sqlx::PgConnection;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
-
-use super::statements::Trouble;
 
 /// How long it is watched at first what is usual.
 const LEARN: Duration = Duration::from_millis(500);
@@ -44,43 +36,6 @@ pub struct Sample {
     pub batch: i64,
     /// The last one that is published.
     pub relayed: i64,
-}
-
-/// The ends of the log that slots are.
-pub struct LogEnds {
-    consumer: Arc<BaseConsumer>,
-    topic: String,
-}
-
-impl LogEnds {
-    /// Of this topic.
-    pub fn of(kafka: &KafkaConfig, name: &str, topic: &str) -> KafkaResult<Self> {
-        let consumer = Arc::new(kafka::client(kafka, name).create()?);
-        Ok(Self { consumer, topic: topic.to_owned() })
-    }
-
-    /// Where the logs of some slots end, all together.
-    pub async fn sum(&self, slots: BTreeSet<u32>) -> KafkaResult<i64> {
-        let (consumer, topic) = (Arc::clone(&self.consumer), self.topic.clone());
-        let asks = tokio::task::spawn_blocking(move || {
-            // What the library has to say is said here, or kept for ever.
-            let _ = consumer.poll(Duration::ZERO);
-            Ok(kafka::ends(&consumer, &topic, slots.into_iter())?.values().sum())
-        });
-        asks.await.unwrap_or(Err(KafkaError::Canceled))
-    }
-}
-
-/// Looks at a shard.
-pub async fn sample(shard: &mut PgConnection, log: &LogEnds) -> Result<Sample, Trouble> {
-    // The shard first: it could have done more than there was of a log that is looked at before it.
-    let work = "SELECT s.batch, s.relayed_batch, COALESCE(array_agg(slot), '{}'), COALESCE(sum(next_offset), 0)::bigint
-                FROM shard s LEFT JOIN slot ON state IN ('active', 'leaving') GROUP BY 1, 2";
-    let (batch, relayed, slots, stand): (i64, i64, Vec<Option<i32>>, i64) =
-        within(sqlx::query_as(work).fetch_one(shard)).await?;
-    let slots: BTreeSet<u32> = slots.into_iter().flatten().map(i32::unsigned_abs).collect();
-    let ends = log.sum(slots.clone()).await.map_err(|error| Trouble::Address(kafka::told(&error)))?;
-    Ok(Sample { slots, ends, stand, batch, relayed })
 }
 
 /// How long something waits to be done.
@@ -174,9 +129,13 @@ impl Traffic {
         self.change(|state, now| state.note(now, partition, sample));
     }
 
-    /// Nobody watches these shards any more.
-    pub fn forget(&self, partitions: &[u32]) {
-        self.change(|state, _| state.shards.retain(|partition, _| !partitions.contains(partition)));
+    /// Nobody watches these shards for now. What was seen is kept: the next piece of work may begin at once.
+    pub fn leave(&self, partitions: &[u32]) {
+        let waits = |state: &mut State, _| {
+            let left = state.shards.iter_mut().filter(|(partition, _)| partitions.contains(partition));
+            left.for_each(|(_, seen)| seen.wait = Duration::ZERO);
+        };
+        self.change(waits);
     }
 
     fn change(&self, change: impl FnOnce(&mut State, Instant)) {
@@ -292,8 +251,10 @@ mod tests {
         assert!(!rests(&traffic));
         traffic.note(0, sample(8, 7));
         assert!(rests(&traffic));
-        traffic.forget(&[0]);
-        assert!(!rests(&traffic), "nobody looks at it any more");
+        traffic.leave(&[0]);
+        assert!(!rests(&traffic), "nobody looks at it");
+        traffic.note(0, sample(9, 7));
+        assert!(rests(&traffic), "what waited then still waits");
     }
 
     #[test]

@@ -47,7 +47,7 @@ pub fn tail(
     mut on_record: impl FnMut(&Record<'_>) + Send + 'static,
 ) -> KafkaResult<()> {
     let Follower { kafka, name, part, health } = follower;
-    let mut config = kafka::consumer(kafka, &format!("{name}-{part}"));
+    let mut config = kafka::consumer(kafka, &format!("{name}-{part}"), topic.partitions);
     // What is gone from a topic that is only followed need not be found again.
     config.set("auto.offset.reset", if start == Start::Beginning { "earliest" } else { "latest" });
     // Whether a client can be made at all is known at once.
