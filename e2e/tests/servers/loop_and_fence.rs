@@ -72,18 +72,18 @@ async fn in_large_batches_the_first_request_for_a_name_wins_and_each_is_told_the
 #[tokio::test]
 async fn a_worker_that_is_behind_takes_its_slots_in_turn() -> Result<()> {
     const SLOTS: u32 = 8;
-    const REQUESTS: usize = 120_000;
+    const REQUESTS: usize = 240_000;
     let service = PlainService::prepare("turns", spec("turns", 1, SLOTS)).await?;
-    // Several times what it reads ahead, and in batches that are small beside it.
+    // Many times what it fetches of a slot at once, and in batches that are small beside that.
     let mut requests = Direct::new(&service, REQUESTS)?;
-    for _ in 0..30 {
-        requests.send(REQUESTS / 30).await?;
+    for _ in 0..60 {
+        requests.send(REQUESTS / 60).await?;
     }
     let _worker = service.worker(0).await?;
     let stand = until(Duration::from_secs(60), async || {
         let stand: Vec<i64> =
             sqlx::query_scalar("SELECT next_offset FROM slot").fetch_all(&mut service.shard(0).await?).await?;
-        ensure!(stand.iter().sum::<i64>() >= i64::try_from(REQUESTS / 3)?, "it has only begun: {stand:?}");
+        ensure!(stand.iter().sum::<i64>() >= i64::try_from(REQUESTS / 2)?, "it has only begun: {stand:?}");
         Ok(stand)
     })
     .await?;
