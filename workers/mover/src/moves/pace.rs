@@ -23,13 +23,8 @@ impl Pace {
     }
 
     /// The turns of somebody who begins to work.
-    pub fn turns(&self) -> Turns<'_> {
-        Turns { pace: Some(self), bounded: true, began: Instant::now() }
-    }
-
-    /// Of somebody who brings what was written meanwhile, of which there is more with each second: only gives way.
-    pub fn unbounded(&self) -> Turns<'_> {
-        Turns { bounded: false, ..self.turns() }
+    pub fn turns(&self, haste: Haste) -> Turns<'_> {
+        Turns { pace: self, haste, began: Instant::now() }
     }
 
     async fn take(&self, rows: u64) {
@@ -44,35 +39,42 @@ impl Pace {
     }
 }
 
+/// What slows somebody's work down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Haste {
+    /// Only so many rows go in a second, and it gives way.
+    Bounded,
+    /// It gives way, but is not bounded: of what was written meanwhile there is more with each second.
+    Polite,
+    /// Nothing: one piece after another.
+    Hurried,
+}
+
 /// The pieces of somebody's work.
 #[derive(Debug)]
 pub struct Turns<'a> {
-    pace: Option<&'a Pace>,
-    bounded: bool,
+    pace: &'a Pace,
+    haste: Haste,
     /// When the present piece was begun.
     began: Instant,
 }
 
 impl Turns<'_> {
-    /// One piece after another, with nothing between them.
-    pub fn hurried() -> Self {
-        Self { pace: None, bounded: false, began: Instant::now() }
-    }
-
     /// Whether so many rows are a piece: a tenth of a second's.
     pub fn is_enough(&self, rows: u64) -> bool {
-        let most = self.pace.filter(|_| self.bounded).and_then(|pace| pace.rows_per_second);
+        let most = self.pace.rows_per_second.filter(|_| self.haste == Haste::Bounded);
         most.is_some_and(|most| rows >= u64::from(most / 10).max(1))
     }
 
     /// A piece of so many rows is done, or about to be sent: waits until the next one may begin.
     pub async fn next(&mut self, rows: u64) {
-        let Some(pace) = self.pace else { return };
         let worked = self.began.elapsed();
-        if self.bounded {
-            pace.take(rows).await;
+        if self.haste == Haste::Bounded {
+            self.pace.take(rows).await;
         }
-        pace.traffic.give_way(worked).await;
+        if self.haste != Haste::Hurried {
+            self.pace.traffic.give_way(worked).await;
+        }
         self.began = Instant::now();
     }
 }

@@ -22,7 +22,7 @@ use sqlx::{AssertSqlSafe, PgConnection};
 use super::busy::{LogEnds, sample};
 use super::copy::{Table, bring_delta, pipe};
 use super::edges::{Attempt, Check, Fence, Group, Lines, Pass, SlotRow, State, StepError, World};
-use super::pace::{Pace, Turns};
+use super::pace::{Haste, Pace};
 use super::statements::{
     Pages, Trouble, activate, begin_snapshot, change, compare_all, delete, epochs, expect, forget, line, lock,
     lock_shard, pages, slot_rows, standings,
@@ -260,7 +260,8 @@ impl PgWorld {
             within(sqlx::raw_sql("BEGIN").execute(&mut *target)).await?;
             lock(target, attempt, &[State::Incoming]).await?;
             let (out, into) = (table.copy_out(slots), table.copy_in());
-            pass.rows += pipe((&mut *source, out), (&mut *target, into), &mut self.pace.turns(), copied).await?;
+            pass.rows +=
+                pipe((&mut *source, out), (&mut *target, into), &mut self.pace.turns(Haste::Bounded), copied).await?;
             pass.lines.to = line(target).await?;
             within(sqlx::raw_sql("COMMIT").execute(&mut *target)).await?;
         }
@@ -283,11 +284,11 @@ impl PgWorld {
         within(sqlx::raw_sql(BY_KEY).execute(&mut *target)).await?;
         lock(target, attempt, &[State::Incoming]).await?;
         let (mut rows, mut differs) = (0, None);
-        let mut turns = match check {
-            Check::All => self.pace.turns(),
-            Check::Brought => self.pace.unbounded(),
-            Check::Hurried => Turns::hurried(),
-        };
+        let mut turns = self.pace.turns(match check {
+            Check::All => Haste::Bounded,
+            Check::Brought => Haste::Polite,
+            Check::Hurried => Haste::Hurried,
+        });
         let mut by_batch = None;
         for table in shapes {
             // Without an index, all of the table is read once; with one, only what is new.
@@ -448,7 +449,7 @@ impl World for PgWorld {
             }
             Ok(cursor)
         };
-        let mut turns = self.pace.unbounded();
+        let mut turns = self.pace.turns(Haste::Polite);
         let cleans = async {
             let cursor = self.transaction(from, deletes).await?;
             self.advance(attempt, from, cursor);
