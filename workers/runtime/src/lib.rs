@@ -23,6 +23,7 @@ pub mod hint;
 pub mod intake;
 pub mod kafka;
 pub mod ksuid;
+mod lag;
 pub mod metrics;
 pub mod partition_loop;
 pub mod partitioner;

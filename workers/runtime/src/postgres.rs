@@ -1,5 +1,6 @@
 //! The real edges to a shard: the loop's and the relay's, each over a connection of its own.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -35,12 +36,32 @@ const TAKEN_IN: Duration = Duration::from_secs(1);
 
 /// Makes reading by batch fast, if nobody hinders it.
 pub async fn take_in(shard: &mut PgConnection) -> sqlx::Result<()> {
-    match sqlx::raw_sql(TAKE_IN).execute(shard).await {
+    unless_hindered(sqlx::raw_sql(TAKE_IN).execute(shard).await)
+}
+
+/// The indexes on batch, and of how many pages the table of each is.
+pub async fn batch_indexes(shard: &mut PgConnection) -> sqlx::Result<Vec<(String, i64)>> {
+    let indexes = "SELECT c.oid::regclass::text, pg_relation_size(i.indrelid) / current_setting('block_size')::bigint
+        FROM pg_class c JOIN pg_am a ON a.oid = c.relam JOIN pg_index i ON i.indexrelid = c.oid
+        WHERE a.amname = 'brin' AND c.relnamespace = current_schema()::regnamespace ORDER BY 1";
+    within(sqlx::query_as(indexes).fetch_all(shard)).await
+}
+
+/// Does it for some pages and one index.
+pub async fn take_in_pages(shard: &mut PgConnection, index: &str, pages: Range<i64>) -> sqlx::Result<()> {
+    // Of each range of pages once: so many are one unless a table says otherwise, and what is left out [`take_in`] does later.
+    let ranges = "SELECT brin_summarize_range($1::regclass, page) FROM generate_series($2, $3 - 1, 128) AS page";
+    let first = (pages.start + 127) / 128 * 128;
+    unless_hindered(sqlx::query(ranges).bind(index).bind(first).bind(pages.end).execute(shard).await)
+}
+
+fn unless_hindered<T>(done: sqlx::Result<T>) -> sqlx::Result<()> {
+    match done {
         Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some(LOCK_NOT_AVAILABLE) => {
             tracing::debug!(%error, "the indexes on batch were not brought up to date");
             Ok(())
         }
-        done => done.map(|_| ()),
+        done => done.map(drop),
     }
 }
 

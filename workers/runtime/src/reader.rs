@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use rdkafka::client::ClientContext;
 use rdkafka::config::FromClientConfigAndContext;
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::{ClientConfig, Offset, Statistics, TopicPartitionList};
@@ -22,6 +22,7 @@ use tokio::sync::mpsc as tokio_mpsc;
 use crate::edges::{Log, Read};
 use crate::intake::{Keyspace, Memory, Positions};
 use crate::kafka;
+use crate::lag::Lag;
 use crate::metrics::Metrics;
 use crate::prepare::prepare;
 use crate::record::{Batch, Record};
@@ -44,8 +45,8 @@ const SAME_TOPIC: Duration = Duration::from_secs(3);
 enum Order {
     /// Read these slots from where they stand; what is read carries the generation.
     Assign { generation: u64, standings: Standings },
-    /// Show Kafka's own tools how far it is.
-    Commit(Positions),
+    /// Show Kafka's own tools that it is as far as this.
+    Show(Positions),
 }
 
 /// What was read, and of which assignment.
@@ -72,6 +73,7 @@ impl<P: Send + Sync + 'static> Reader<P> {
         let mut config = kafka::consumer(&config.kafka, name, topic.partitions);
         config.set("statistics.interval.ms", "2000");
         let consumer = connect(&config, &topic.name, &metrics)?;
+        let lag = Lag::of(config.clone(), &topic.name)?;
         let (orders, inbox) = mpsc::channel();
         let (outbox, reads) = tokio_mpsc::channel(1);
         let hungry = Arc::new(AtomicBool::new(false));
@@ -79,6 +81,7 @@ impl<P: Send + Sync + 'static> Reader<P> {
             service,
             keyspace,
             consumer,
+            lag,
             config,
             metrics,
             topic: topic.name.clone(),
@@ -118,7 +121,7 @@ impl<S: Service> Log<S> for Reader<S::Plan> {
     }
 
     fn show_progress(&mut self, positions: &Positions) {
-        let _ = self.orders.send(Order::Commit(positions.clone()));
+        let _ = self.orders.send(Order::Show(positions.clone()));
     }
 }
 
@@ -163,6 +166,7 @@ struct ReaderThread<S: Service> {
     service: Arc<S>,
     keyspace: Keyspace,
     consumer: BaseConsumer<Watch>,
+    lag: Lag,
     config: ClientConfig,
     metrics: Arc<Metrics>,
     topic: String,
@@ -185,6 +189,7 @@ struct ReaderThread<S: Service> {
 impl<S: Service> ReaderThread<S> {
     fn run(mut self) {
         loop {
+            self.lag.tell();
             match self.inbox.try_recv() {
                 Ok(order) => self.obey(order),
                 Err(TryRecvError::Disconnected) => return,
@@ -209,6 +214,7 @@ impl<S: Service> ReaderThread<S> {
             Order::Assign { generation, standings } => {
                 self.generation = generation;
                 self.pending.clear();
+                self.lag.is(standings.iter().map(|(slot, standing)| (*slot, standing.next_offset)).collect());
                 let said = self.take_up(&standings).unwrap_or_else(|error| {
                     kafka::listen(&self.consumer);
                     self.reconnect();
@@ -216,22 +222,17 @@ impl<S: Service> ReaderThread<S> {
                 });
                 self.pending.push_back(said);
             }
-            Order::Commit(positions) => {
-                let list = list(&self.topic, positions.iter().map(|(slot, offset)| (*slot, *offset)));
-                // Lag in Kafka's own tools is a courtesy: a broker that refuses it hinders nothing.
-                if let Err(error) = list.and_then(|list| self.consumer.commit(&list, CommitMode::Async)) {
-                    tracing::debug!(%error, "offsets for Kafka's own tools were not written");
-                }
-            }
+            Order::Show(positions) => self.lag.is(positions),
         }
     }
 
     /// Replaces a client that cannot answer: librdkafka 2.12 can lose all brokers for good when one that restarts answers
     /// with an empty list (librdkafka issue 5301).
     fn reconnect(&mut self) {
-        match connect(&self.config, &self.topic, &self.metrics) {
-            Ok(fresh) => {
-                let old = std::mem::replace(&mut self.consumer, fresh);
+        let fresh = connect(&self.config, &self.topic, &self.metrics);
+        match fresh.and_then(|fresh| Ok((fresh, Lag::of(self.config.clone(), &self.topic)?))) {
+            Ok((fresh, lag)) => {
+                let old = (std::mem::replace(&mut self.consumer, fresh), std::mem::replace(&mut self.lag, lag));
                 // Ending a client waits for its threads.
                 std::thread::spawn(move || drop(old));
             }

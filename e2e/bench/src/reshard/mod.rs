@@ -1,5 +1,6 @@
 //! What moving slots costs: those that move, and those that do not.
 
+mod most;
 mod offer;
 mod pair;
 mod pause;

@@ -17,6 +17,8 @@ use crate::kind::Kind;
 
 /// How often the producer is given what is due.
 const TICK: Duration = Duration::from_millis(10);
+/// The most that one producer offers beside everything else that runs here.
+pub const MOST: f64 = 250_000.;
 
 /// A producer at work.
 pub struct Offer {

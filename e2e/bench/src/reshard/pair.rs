@@ -9,7 +9,7 @@ use shardlane_e2e::{free_ports, setting};
 use sqlx::PgConnection;
 use tokio::process::Command;
 
-use crate::kind::Kind;
+use crate::kind::{Kind, Team};
 use crate::stage::{Given, PARTITION, Stage};
 
 /// The second partition.
@@ -65,6 +65,16 @@ impl Pair {
         let arguments = [("partitions", partitions), ("shard-count", 2), ("clean-after-seconds", clean_after_seconds)];
         mover.args(arguments.map(|(name, value)| format!("--{name}={value}"))).arg(format!("--status-port={port}"));
         self.service.spawn(mover, "mover", (port, port), &[])
+    }
+
+    /// Starts whoever does the work on both shards, and waits until they are ready.
+    pub async fn team(&self, kind: Kind) -> Result<Team> {
+        let mut team = kind.start(&self.service).await?;
+        team.push(("second worker", self.service.worker(SECOND).await?));
+        for (_, process) in &team {
+            process.ready().await?;
+        }
+        Ok(team)
     }
 
     /// Connections to both shards.

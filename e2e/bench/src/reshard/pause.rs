@@ -1,35 +1,30 @@
-//! Half of the slots of a service move to a second shard while half of the most that it can do is asked of it.
+//! Half of the slots of a service move to a second shard while half of the most that it can do is asked of it, or a tenth.
 
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use shardlane_e2e::plain::Process;
-use shardlane_runtime::intake::Keyspace;
 use shardlane_runtime::process::now_ms;
 use sqlx::PgConnection;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::backlog::Backlog;
-use crate::bank::{self, ACCOUNTS, Bank};
-use crate::fill::{Increments, Requests, Series, Transfers, fill};
-use crate::kind::{COUNTERS, Kind};
+use crate::Measure;
+use crate::bank;
+use crate::fill::Series;
+use crate::kind::Kind;
 use crate::report::{Row, Samples, Side, Target, Unit, grouped, milliseconds, percentile};
-use crate::reshard::offer::Offer;
-use crate::reshard::pair::{FLUSH_MS, Pair, SECOND};
+use crate::reshard::most::{self, Most};
+use crate::reshard::offer::{MOST, Offer};
+use crate::reshard::pair::{FLUSH_MS, Pair};
 use crate::reshard::still::Watch;
 use crate::reshard::times::{Trip, trips};
-use crate::stage::{Given, Stage};
+use crate::stage::Stage;
 use crate::usage::{Snapshot, Usage};
-use crate::{Measure, Options};
 
 /// Longest that a move, or what is asked, may take.
 const PATIENCE: Duration = Duration::from_secs(300);
 /// How often a mover, and what is asked, is looked at.
 const OFTEN: Duration = Duration::from_millis(100);
-/// The most that one producer offers beside everything else that runs here.
-const MOST: f64 = 250_000.;
-/// Transfers for which the accounts have money.
-const PAID_FOR: u64 = 100_000_000;
 
 /// How a run went.
 struct Run {
@@ -68,16 +63,67 @@ pub async fn measure(stage: &Stage) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
+/// How much of the most that it can do is asked of a service.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Share {
+    Half,
+    Tenth,
+}
+
+impl Share {
+    fn of(self, most: f64) -> f64 {
+        match self {
+            Self::Half => most / 2.,
+            Self::Tenth => most / 10.,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Half => "half",
+            Self::Tenth => "a tenth",
+        }
+    }
+}
+
 async fn of_kind(stage: &Stage, kind: Kind, title: &str) -> Result<Vec<Row>> {
     let bank = format!("reshard-{}-bank", kind.program());
     let database = (kind == Kind::Wallet).then_some(&*bank);
-    let most = most(stage, kind, database).await?;
-    let rate = (most / 2.).min(MOST);
-    let (mut all, runs) = (Vec::new(), stage.options.runs());
+    let most = most::measure(stage, kind, database).await?;
+    let mut rows = Vec::new();
+    for share in [Share::Half, Share::Tenth] {
+        let others = kind == Kind::Signup && stage.options.wants(Measure::ReshardOthers);
+        let pause = share == Share::Half && stage.options.wants(Measure::ReshardPause);
+        if !others && !pause {
+            continue;
+        }
+        let rate = share.of(most.at_all()).min(MOST);
+        let all = runs(stage, kind, database, (title, share, rate)).await?;
+        let notes = notes(kind, most, (share, rate), &all);
+        rows.extend(pause.then(|| pause_row(title, &all, &notes)));
+        rows.extend(others_row(share, &all, &notes).filter(|_| others));
+    }
+    if let Some(database) = database {
+        bank::dissolve(database).await?;
+    }
+    Ok(rows)
+}
+
+async fn runs(
+    stage: &Stage,
+    kind: Kind,
+    database: Option<&str>,
+    (title, share, rate): (&str, Share, f64),
+) -> Result<Vec<Run>> {
+    let (mut all, runs, name) = (Vec::new(), stage.options.runs(), share.name());
     for number in 1..=runs {
-        let run = run(stage, kind, database, (number, rate)).await?;
+        let at = match share {
+            Share::Half => number,
+            Share::Tenth => 1_000 + number,
+        };
+        let run = run(stage, kind, database, (at, rate)).await?;
         stage.progress.done(&format!(
-            "move under {title} {number}/{runs}: a slot stood still for {:.0} ms at most ({:.0} ms before), {} rows in {:.1} s",
+            "move under {name} of the most {title} {number}/{runs}: a slot stood still for {:.0} ms at most ({:.0} ms before), {} rows in {:.1} s",
             milliseconds(run.still[1]),
             milliseconds(run.still[0]),
             grouped(run.rows as f64),
@@ -85,57 +131,14 @@ async fn of_kind(stage: &Stage, kind: Kind, title: &str) -> Result<Vec<Row>> {
         ));
         all.push(run);
     }
-    if let Some(database) = database {
-        bank::dissolve(database).await?;
-    }
-    let notes = notes(kind, most, rate, &all);
-    let mut rows = Vec::new();
-    if stage.options.wants(Measure::ReshardPause) {
-        rows.push(pause_row(title, &all, &notes));
-    }
-    if stage.options.wants(Measure::ReshardOthers) {
-        rows.extend(others_row(&all, &notes));
-    }
-    Ok(rows)
-}
-
-/// Requests a second that the service works off at most, with one partition.
-async fn most(stage: &Stage, kind: Kind, database: Option<&str>) -> Result<f64> {
-    let Options { records, transfers, increments, .. } = stage.options;
-    let records = match kind {
-        Kind::Wallet => transfers,
-        Kind::Counter => increments,
-        Kind::Signup | Kind::Blog => records,
-    };
-    let name = format!("reshard-{}-most", kind.program());
-    stage.progress.doing("filling a topic");
-    let source = stage.service(kind, &format!("{name}-source"), Given::default()).await?;
-    match kind {
-        Kind::Signup => fill(&source, kind, Requests::new(5, 0.), records).await?,
-        Kind::Wallet => fill(&source, kind, Transfers::new(5, ACCOUNTS), records).await?,
-        Kind::Counter => fill(&source, kind, Increments::uniform(5, COUNTERS), records).await?,
-        Kind::Blog => bail!("posts are not drained here"),
-    }
-    if let Some(database) = database {
-        let bank = Bank { accounts: ACCOUNTS, entries: 0 };
-        bank.found(database, Keyspace::of(&source.config), PAID_FOR).await?;
-    }
-    let backlog = Backlog { stage, kind, source: &source, database, records, name: &name, bare: &[] };
-    let drained = backlog.ours(&format!("{name}-ours")).await?;
-    let most = drained.published.unwrap_or(drained.committed);
-    stage.progress.done(&format!("{} with one partition: {most:.0}/s at most", kind.program()));
-    Ok(most)
+    Ok(all)
 }
 
 async fn run(stage: &Stage, kind: Kind, database: Option<&str>, (number, rate): (usize, f64)) -> Result<Run> {
     let name = format!("reshard-{}-{number}", kind.program());
     stage.progress.doing(&name);
     let pair = Pair::make(stage, kind, &name, database).await?;
-    let mut team = kind.start(&pair.service).await?;
-    team.push(("second worker", pair.service.worker(SECOND).await?));
-    for (_, process) in &team {
-        process.ready().await?;
-    }
+    let mut team = pair.team(kind).await?;
     stage.settle().await?;
     let series: Box<dyn Series> = kind.series(6_000 + number as u64);
     let (began, offer) = (Instant::now(), Offer::begin(&pair.service, kind, series, rate)?);
@@ -255,11 +258,11 @@ fn pause_row(title: &str, all: &[Run], notes: &[String]) -> Row {
     }
 }
 
-fn others_row(all: &[Run], notes: &[String]) -> Option<Row> {
+fn others_row(share: Share, all: &[Run], notes: &[String]) -> Option<Row> {
     let latencies: Vec<_> = all.iter().filter_map(|run| run.latency.as_ref()).collect();
     let before = latencies.iter().map(|latency| latency.before).collect();
     (!latencies.is_empty()).then(|| Row {
-        name: "Others' responses in a move, p99".to_owned(),
+        name: format!("Others' responses in a move, p99, under {} of the most", share.name()),
         unit: Unit::Milliseconds,
         ours: side(latencies.iter().map(|latency| latency.during).collect(), all),
         bare: Some(Side { samples: Samples(before), usage: None, rate: None, waits: Vec::new() }),
@@ -270,15 +273,18 @@ fn others_row(all: &[Run], notes: &[String]) -> Option<Row> {
 }
 
 #[allow(clippy::cast_precision_loss)]
-fn notes(kind: Kind, most: f64, rate: f64, all: &[Run]) -> Vec<String> {
+fn notes(kind: Kind, most: Most, (share, rate): (Share, f64), all: &[Run]) -> Vec<String> {
     let median = |value: fn(&Run) -> f64| Samples(all.iter().map(value).collect()).median();
-    let less = if rate < most / 2. { "less than half of that, for one producer can no more" } else { "half of that" };
+    let less = if rate < share.of(most.at_all()) { "less, for one producer can no more" } else { "no less" };
+    let comes_in = most.kept_up.map(|kept_up| format!(", and {} of what comes in meanwhile", grouped(kept_up)));
     let mut notes = vec![
         format!(
-            "half of the slots go to a second shard while {} requests a second are offered; one partition works off {} at most, and \
-             {less} is meant: {}",
+            "half of the slots go to a second shard while {} requests a second are offered; one partition works off {} of a backlog{}, \
+             and {} of that is meant, {less}: {}",
             grouped(median(|run| run.offered)),
-            grouped(most),
+            grouped(most.drained),
+            comes_in.unwrap_or_default(),
+            share.name(),
             grouped(rate)
         ),
         format!(

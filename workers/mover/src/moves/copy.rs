@@ -1,5 +1,6 @@
 //! Rows on their way from one shard to another, in Postgres' own binary form.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use futures::{Stream, TryStreamExt as _};
@@ -13,8 +14,7 @@ use super::pace::Turns;
 const CHUNK: usize = 256 * 1024;
 /// How many rows are few.
 const FEW: u32 = 3_000;
-/// How many rows that were written meanwhile are brought at once, or how many bytes of them.
-const PIECE: u64 = 10_000;
+/// Bytes that are a piece of work, however few rows or pages they are.
 const LARGE: usize = 4 * 1024 * 1024;
 /// What a binary copy begins with, and what it ends with.
 const SIGNATURE: &[u8] = b"PGCOPY\n\xff\r\n\0";
@@ -69,12 +69,12 @@ impl Table {
         format!("pg_temp.\"stage {}\"", self.name.replace('"', ""))
     }
 
-    /// Copies out all rows of these slots, as already published.
-    pub fn copy_out(&self, slots: &[u32]) -> String {
-        let columns = self.columns.join(", ");
-        let slots = list(slots);
+    /// Copies out all rows of these slots from some pages, as already published.
+    pub fn copy_out(&self, slots: &[u32], pages: &Range<i64>) -> String {
+        let (columns, slots, Range { start, end }) = (self.columns.join(", "), list(slots), pages);
         format!(
-            "COPY (SELECT {columns}, 0::bigint FROM {} WHERE slot = ANY('{{{slots}}}')) TO STDOUT (FORMAT binary)",
+            "COPY (SELECT {columns}, 0::bigint FROM {} WHERE slot = ANY('{{{slots}}}') \
+             AND ctid >= '({start},0)' AND ctid < '({end},0)') TO STDOUT (FORMAT binary)",
             self.name
         )
     }
@@ -236,7 +236,7 @@ impl<B: AsRef<[u8]>, S: Stream<Item = sqlx::Result<B>> + Unpin> Pieces<S> {
     async fn send(&mut self, target: &mut PgConnection, into: &str, turns: &Turns<'_>) -> sqlx::Result<Option<u64>> {
         let (mut piece, mut rows) = (Vec::new(), 0);
         // A piece after which it has to wait for long would have both sides think that nobody is there any more.
-        while rows < PIECE && piece.len() < LARGE && !turns.is_enough(rows) && self.row(&mut piece).await? {
+        while rows < turns.rows() && piece.len() < LARGE && !turns.is_enough(rows) && self.row(&mut piece).await? {
             rows += 1;
         }
         if rows == 0 {
@@ -311,25 +311,29 @@ pub async fn pipe(
 ) -> sqlx::Result<u64> {
     let mut rows = source.copy_out_raw(&out).await?;
     let mut taker = target.copy_in_raw(&into).await?;
-    let (mut chunk, mut held) = (Vec::with_capacity(CHUNK + 8_192), 0);
+    let (mut chunk, mut held, mut since) = (Vec::with_capacity(CHUNK + 8_192), 0, 0);
     let sent = async {
         while let Some(row) = patient(rows.try_next()).await? {
             chunk.extend_from_slice(&row);
             held += 1;
             if chunk.len() >= CHUNK || turns.is_enough(held) {
-                turns.next(held).await;
+                since += chunk.len();
+                if since >= LARGE || turns.is_enough(held) {
+                    turns.next(held).await;
+                    since = 0;
+                }
                 patient(taker.send(&*chunk)).await?;
                 copied(std::mem::take(&mut held));
                 chunk.clear();
             }
         }
-        turns.next(held).await;
         patient(taker.send(&*chunk)).await
     };
     match sent.await {
         Ok(_) => {
             let all = patient(taker.finish()).await?;
             copied(held.min(all));
+            turns.next(held).await;
             Ok(all)
         }
         Err(error) => {
@@ -363,8 +367,9 @@ mod tests {
     fn rows_arrive_as_already_published() {
         let table = table(&["k"]);
         assert_eq!(
-            table.copy_out(&[1, 5]),
-            "COPY (SELECT slot, k, v, 0::bigint FROM t WHERE slot = ANY('{1,5}')) TO STDOUT (FORMAT binary)"
+            table.copy_out(&[1, 5], &(7..20)),
+            "COPY (SELECT slot, k, v, 0::bigint FROM t WHERE slot = ANY('{1,5}') AND ctid >= '(7,0)' AND ctid < '(20,0)') \
+             TO STDOUT (FORMAT binary)"
         );
         assert_eq!(
             table.merge(),

@@ -1,5 +1,7 @@
 //! How fast rows are copied: no faster than they may be, and not while others need the machines.
 
+use std::ops::RangeInclusive;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::Mutex;
@@ -7,11 +9,21 @@ use tokio::time::Instant;
 
 use super::traffic::Traffic;
 
+/// Pages of a table that are a piece of work: few where others are to be given way, so that they do not wait for its end either.
+const PAGES: RangeInclusive<i64> = 20..=1_000;
+/// How many rows that were written meanwhile are as much work as a page that is looked through.
+const ROWS_A_PAGE: u64 = 20;
+/// The least that is taken for work.
+const LEAST: Duration = Duration::from_millis(2);
+/// How long the end of a copy may wait in the network without anybody's work (see [`super::copy::bring_delta`]).
+const UNDERWAY: Duration = Duration::from_millis(40);
+
 /// Bounds rows per second, over everybody who takes turns, and has them give way.
 #[derive(Debug)]
 pub struct Pace {
     rows_per_second: Option<u32>,
     free_at: Mutex<Option<Instant>>,
+    pages: AtomicI64,
     /// Whom they give way to.
     pub traffic: Traffic,
 }
@@ -19,12 +31,28 @@ pub struct Pace {
 impl Pace {
     /// At most so many; `None`: as fast as it goes.
     pub fn of(rows_per_second: Option<u32>) -> Self {
-        Self { rows_per_second, free_at: Mutex::default(), traffic: Traffic::default() }
+        Self {
+            rows_per_second,
+            free_at: Mutex::default(),
+            pages: AtomicI64::new(*PAGES.start()),
+            traffic: Traffic::default(),
+        }
     }
 
     /// The turns of somebody who begins to work.
     pub fn turns(&self, haste: Haste) -> Turns<'_> {
         Turns { pace: self, haste, began: Instant::now() }
+    }
+
+    /// How many pages are a piece just now.
+    pub fn pages(&self) -> i64 {
+        self.pages.load(Ordering::Relaxed)
+    }
+
+    /// The way was clear after a piece, or was not.
+    fn was_clear(&self, clear: bool) {
+        let pages = if clear { self.pages() * 2 } else { self.pages() / 2 };
+        self.pages.store(pages.clamp(*PAGES.start(), *PAGES.end()), Ordering::Relaxed);
     }
 
     async fn take(&self, rows: u64) {
@@ -50,6 +78,18 @@ pub enum Haste {
     Hurried,
 }
 
+impl Haste {
+    /// For each time of work, the most of rest, whatever else goes on; `None`: it does not rest.
+    fn rest(self) -> Option<u32> {
+        match self {
+            Self::Bounded => Some(9),
+            // What comes meanwhile is to be brought too, at last while its slots stand still.
+            Self::Polite => Some(4),
+            Self::Hurried => None,
+        }
+    }
+}
+
 /// The pieces of somebody's work.
 #[derive(Debug)]
 pub struct Turns<'a> {
@@ -60,6 +100,16 @@ pub struct Turns<'a> {
 }
 
 impl Turns<'_> {
+    /// How many pages are a piece.
+    pub fn pages(&self) -> i64 {
+        if self.haste == Haste::Hurried { *PAGES.end() } else { self.pace.pages() }
+    }
+
+    /// How many rows are one, of those that were written meanwhile.
+    pub fn rows(&self) -> u64 {
+        self.pages().unsigned_abs() * ROWS_A_PAGE
+    }
+
     /// Whether so many rows are a piece: a tenth of a second's.
     pub fn is_enough(&self, rows: u64) -> bool {
         let most = self.pace.rows_per_second.filter(|_| self.haste == Haste::Bounded);
@@ -68,12 +118,13 @@ impl Turns<'_> {
 
     /// A piece of so many rows is done, or about to be sent: waits until the next one may begin.
     pub async fn next(&mut self, rows: u64) {
-        let worked = self.began.elapsed();
+        let worked = self.began.elapsed().saturating_sub(UNDERWAY).max(LEAST);
         if self.haste == Haste::Bounded {
             self.pace.take(rows).await;
         }
-        if self.haste != Haste::Hurried {
-            self.pace.traffic.give_way(worked).await;
+        if let Some(times) = self.haste.rest() {
+            let clear = self.pace.traffic.give_way(worked * times).await;
+            self.pace.was_clear(clear);
         }
         self.began = Instant::now();
     }

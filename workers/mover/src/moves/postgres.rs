@@ -1,6 +1,6 @@
 //! The real shards and the real hint topic.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::convert::Infallible;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,7 +12,7 @@ use shardlane_runtime::config::{ConfigError, ServiceConfig, roles};
 use shardlane_runtime::database::within;
 use shardlane_runtime::hint::Hint;
 use shardlane_runtime::kafka;
-use shardlane_runtime::postgres::take_in;
+use shardlane_runtime::postgres::{batch_indexes, take_in, take_in_pages};
 use shardlane_runtime::process::with_causes;
 use shardlane_runtime::producer::{Outgoing, Producer};
 use shardlane_runtime::service::Schema;
@@ -22,7 +22,7 @@ use sqlx::{AssertSqlSafe, PgConnection};
 use super::busy::{LogEnds, sample};
 use super::copy::{Table, bring_delta, pipe};
 use super::edges::{Attempt, Check, Fence, Group, Lines, Pass, SlotRow, State, StepError, World};
-use super::pace::{Haste, Pace};
+use super::pace::{Haste, Pace, Turns};
 use super::statements::{
     Pages, Trouble, activate, begin_snapshot, change, compare_all, delete, epochs, expect, forget, line, lock,
     lock_shard, pages, slot_rows, standings,
@@ -35,14 +35,12 @@ const SETUP: &str =
     "SET statement_timeout = 0; SET idle_in_transaction_session_timeout = '60s'; SET lock_timeout = '10s';
     SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3;
     SET max_parallel_workers_per_gather = 0; SET client_min_messages = warning";
-/// Pages of a table that are looked through by one statement when rows are deleted.
-const PAGES: i64 = 500;
 /// For how long records are counted that come.
 const COUNT: Duration = Duration::from_millis(200);
 /// Begins a transaction in which the few rows that were brought are looked up one by one, and never by going through a table.
 const BY_KEY: &str = "BEGIN; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off";
 /// How often it is looked how busy a worker is.
-const LOOK: Duration = Duration::from_millis(40);
+const LOOK: Duration = Duration::from_millis(20);
 /// The lock of the one mover at work.
 const ONE_MOVER: &str = "SELECT pg_advisory_lock(7362515)";
 
@@ -56,6 +54,8 @@ pub struct PgWorld {
     producer: Producer,
     idle: Mutex<HashMap<u32, Vec<PgConnection>>>,
     shapes: tokio::sync::OnceCell<Vec<Table>>,
+    /// Shards whose indexes on batch have taken in what was written before it began.
+    taken_in: Mutex<BTreeSet<u32>>,
     /// How far the deletion of rows is, by attempt.
     deleted: Mutex<HashMap<(String, u32), Cursor>>,
 }
@@ -106,6 +106,7 @@ impl PgWorld {
             pace: Pace::of(rows_per_second),
             idle: Mutex::default(),
             shapes: tokio::sync::OnceCell::new(),
+            taken_in: Mutex::default(),
             deleted: Mutex::default(),
         })
     }
@@ -241,9 +242,28 @@ impl PgWorld {
         let shapes = self.shapes(shard).await?;
         let Some(table) = shapes.get(cursor.table) else { return Ok(None) };
         let pages = pages(shard, table).await?;
-        let end = cursor.page + PAGES;
+        let end = cursor.page + self.pace.pages();
         delete(shard, table, &Pages::of(&attempt.group.slots, cursor.page..end)).await?;
         Ok(Some(if end < pages { Cursor { page: end, ..cursor } } else { Cursor { table: cursor.table + 1, page: 0 } }))
+    }
+
+    /// Has a shard's indexes on batch take in what was written before the first pass, which else does all of that at once.
+    async fn take_in_once(&self, shard: &mut PgConnection, partition: u32, turns: &mut Turns<'_>) -> sqlx::Result<()> {
+        let taken_in = || self.taken_in.lock().unwrap_or_else(PoisonError::into_inner);
+        if taken_in().contains(&partition) {
+            return Ok(());
+        }
+        for (index, pages) in batch_indexes(shard).await? {
+            let mut page = 0;
+            while page < pages {
+                let end = page + turns.pages();
+                take_in_pages(shard, &index, page..end).await?;
+                page = end;
+                turns.next(0).await;
+            }
+        }
+        taken_in().insert(partition);
+        Ok(())
     }
 
     /// Copies all tables, each in a transaction of the target.
@@ -254,14 +274,21 @@ impl PgWorld {
         copied: &(dyn Fn(u64) + Sync),
     ) -> Result<Pass, Trouble> {
         let slots = &attempt.group.slots;
+        let mut turns = self.pace.turns(Haste::Bounded);
+        self.take_in_once(source, attempt.group.from, &mut turns).await?;
         let (batch, from) = begin_snapshot(source).await?;
         let mut pass = Pass { batch, rows: 0, lines: Lines { from, to: String::new() }, differs: None };
         for table in self.shapes(source).await? {
             within(sqlx::raw_sql("BEGIN").execute(&mut *target)).await?;
             lock(target, attempt, &[State::Incoming]).await?;
-            let (out, into) = (table.copy_out(slots), table.copy_in());
-            pass.rows +=
-                pipe((&mut *source, out), (&mut *target, into), &mut self.pace.turns(Haste::Bounded), copied).await?;
+            // What the snapshot has lies in pages that there are by now.
+            let (pages, mut page) = (pages(source, table).await?, 0);
+            while page < pages {
+                let piece = page..page + turns.pages();
+                let (out, into) = (table.copy_out(slots, &piece), table.copy_in());
+                pass.rows += pipe((&mut *source, out), (&mut *target, into), &mut turns, copied).await?;
+                page = piece.end;
+            }
             pass.lines.to = line(target).await?;
             within(sqlx::raw_sql("COMMIT").execute(&mut *target)).await?;
         }

@@ -14,9 +14,6 @@ use super::copy::{Table, patient};
 use super::edges::{Attempt, SlotRow, State};
 use super::pace::Turns;
 
-/// How many pages of a table are compared at once.
-const PAGES: usize = 1_000;
-
 /// Why a step failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Trouble {
@@ -228,9 +225,11 @@ pub async fn compare_all(
     let mut differs = None;
     for table in tables {
         let pages = pages(source, table).await?.max(pages(target, table).await?);
-        let (mut there, mut here) = (Sum::default(), Sum::default());
-        for start in (0..pages).step_by(PAGES) {
-            let some = Pages::of(slots, start..start + PAGES as i64);
+        let (mut there, mut here, mut page) = (Sum::default(), Sum::default(), 0);
+        while page < pages {
+            let piece = page..page + turns.pages();
+            page = piece.end;
+            let some = Pages::of(slots, piece);
             try_join(there.add(source, table, &some), here.add(target, table, &some)).await?;
             turns.next(0).await;
         }
