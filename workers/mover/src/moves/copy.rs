@@ -205,7 +205,7 @@ pub async fn bring_delta(
         brought.rows += rows;
         brought.differs = brought.differs.or(merge(target, table).await?);
         sqlx::raw_sql(AssertSqlSafe(format!("TRUNCATE {}", table.stage()))).execute(&mut *target).await?;
-        turns.next(rows).await;
+        turns.next(0, rows).await;
     }
     Ok(brought)
 }
@@ -311,17 +311,20 @@ pub async fn pipe(
 ) -> sqlx::Result<u64> {
     let mut rows = source.copy_out_raw(&out).await?;
     let mut taker = target.copy_in_raw(&into).await?;
-    let (mut chunk, mut held, mut since) = (Vec::with_capacity(CHUNK + 8_192), 0, 0);
+    let (mut chunk, mut held) = (Vec::with_capacity(CHUNK + 8_192), 0);
+    // Since the last turn.
+    let (mut came, mut bytes) = (0, 0);
     let sent = async {
         while let Some(row) = patient(rows.try_next()).await? {
             chunk.extend_from_slice(&row);
-            held += 1;
-            if chunk.len() >= CHUNK || turns.is_enough(held) {
-                since += chunk.len();
-                if since >= LARGE || turns.is_enough(held) {
-                    turns.next(held).await;
-                    since = 0;
-                }
+            (held, came, bytes) = (held + 1, came + 1, bytes + row.len());
+            let enough = bytes >= LARGE || turns.is_enough(came);
+            if enough {
+                // However few pages that is, it is a piece.
+                turns.next(turns.pages(), came).await;
+                (came, bytes) = (0, 0);
+            }
+            if enough || chunk.len() >= CHUNK {
                 patient(taker.send(&*chunk)).await?;
                 copied(std::mem::take(&mut held));
                 chunk.clear();
@@ -333,7 +336,7 @@ pub async fn pipe(
         Ok(_) => {
             let all = patient(taker.finish()).await?;
             copied(held.min(all));
-            turns.next(held).await;
+            turns.next(0, came.min(all)).await;
             Ok(all)
         }
         Err(error) => {

@@ -7,15 +7,15 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use super::traffic::Traffic;
+use super::traffic::{Traffic, Way};
 
 /// Pages of a table that are a piece of work: few where others are to be given way, so that they do not wait for its end either.
 const PAGES: RangeInclusive<i64> = 20..=1_000;
 /// How many rows that were written meanwhile are as much work as a page that is looked through.
 const ROWS_A_PAGE: u64 = 20;
-/// The least that is taken for work.
-const LEAST: Duration = Duration::from_millis(2);
-/// How long the end of a copy may wait in the network without anybody's work (see [`super::copy::bring_delta`]).
+/// How long a piece is that nobody feels.
+const SHORT: Duration = Duration::from_millis(10);
+/// The end of a copy may wait for so long in the network, without anybody's work (see [`super::copy::bring_delta`]).
 const UNDERWAY: Duration = Duration::from_millis(40);
 
 /// Bounds rows per second, over everybody who takes turns, and has them give way.
@@ -41,7 +41,7 @@ impl Pace {
 
     /// The turns of somebody who begins to work.
     pub fn turns(&self, haste: Haste) -> Turns<'_> {
-        Turns { pace: self, haste, began: Instant::now() }
+        Turns { pace: self, haste, began: Instant::now(), pages: 0 }
     }
 
     /// How many pages are a piece just now.
@@ -49,9 +49,14 @@ impl Pace {
         self.pages.load(Ordering::Relaxed)
     }
 
-    /// The way was clear after a piece, or was not.
-    fn was_clear(&self, clear: bool) {
-        let pages = if clear { self.pages() * 2 } else { self.pages() / 2 };
+    /// A piece took so long, and this is how the way was afterwards.
+    fn took(&self, worked: Duration, way: Way) {
+        let pages = match way {
+            Way::Empty => self.pages() * 2,
+            Way::Clear if worked <= SHORT => self.pages() * 2,
+            Way::Clear if worked <= SHORT * 2 => self.pages(),
+            Way::Clear | Way::Busy => self.pages() / 2,
+        };
         self.pages.store(pages.clamp(*PAGES.start(), *PAGES.end()), Ordering::Relaxed);
     }
 
@@ -97,6 +102,8 @@ pub struct Turns<'a> {
     haste: Haste,
     /// When the present piece was begun.
     began: Instant,
+    /// How much of it is done.
+    pages: i64,
 }
 
 impl Turns<'_> {
@@ -116,16 +123,17 @@ impl Turns<'_> {
         most.is_some_and(|most| rows >= u64::from(most / 10).max(1))
     }
 
-    /// A piece of so many rows is done, or about to be sent: waits until the next one may begin.
-    pub async fn next(&mut self, rows: u64) {
-        let worked = self.began.elapsed().saturating_sub(UNDERWAY).max(LEAST);
+    /// So many pages were looked through and so many rows are done, or about to be sent: if that is a piece, waits until the next one
+    /// may begin.
+    pub async fn next(&mut self, pages: i64, rows: u64) {
         if self.haste == Haste::Bounded {
             self.pace.take(rows).await;
         }
-        if let Some(times) = self.haste.rest() {
-            let clear = self.pace.traffic.give_way(worked * times).await;
-            self.pace.was_clear(clear);
-        }
-        self.began = Instant::now();
+        self.pages += pages + (rows / ROWS_A_PAGE).cast_signed();
+        let Some(times) = self.haste.rest().filter(|_| self.pages >= self.pace.pages()) else { return };
+        let worked = self.began.elapsed().saturating_sub(UNDERWAY);
+        let way = self.pace.traffic.give_way(worked.max(SHORT / 5) * times).await;
+        self.pace.took(worked, way);
+        (self.began, self.pages) = (Instant::now(), 0);
     }
 }

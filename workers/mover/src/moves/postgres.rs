@@ -258,8 +258,8 @@ impl PgWorld {
             while page < pages {
                 let end = page + turns.pages();
                 take_in_pages(shard, &index, page..end).await?;
+                turns.next(end.min(pages) - page, 0).await;
                 page = end;
-                turns.next(0).await;
             }
         }
         taken_in().insert(partition);
@@ -287,6 +287,7 @@ impl PgWorld {
                 let piece = page..page + turns.pages();
                 let (out, into) = (table.copy_out(slots, &piece), table.copy_in());
                 pass.rows += pipe((&mut *source, out), (&mut *target, into), &mut turns, copied).await?;
+                turns.next(piece.end.min(pages) - page, 0).await;
                 page = piece.end;
             }
             pass.lines.to = line(target).await?;
@@ -481,7 +482,7 @@ impl World for PgWorld {
             let cursor = self.transaction(from, deletes).await?;
             self.advance(attempt, from, cursor);
             if cursor.is_some() {
-                turns.next(0).await;
+                turns.next(self.pace.pages(), 0).await;
             }
             Ok(cursor.is_some())
         };

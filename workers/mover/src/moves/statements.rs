@@ -228,10 +228,11 @@ pub async fn compare_all(
         let (mut there, mut here, mut page) = (Sum::default(), Sum::default(), 0);
         while page < pages {
             let piece = page..page + turns.pages();
+            let looked = piece.end.min(pages) - page;
             page = piece.end;
             let some = Pages::of(slots, piece);
             try_join(there.add(source, table, &some), here.add(target, table, &some)).await?;
-            turns.next(0).await;
+            turns.next(looked, 0).await;
         }
         if there != here {
             differs = Some(format!(

@@ -18,6 +18,8 @@ const LEARN: Duration = Duration::from_millis(500);
 const TIMES: u32 = 2;
 /// And longer than this.
 const SHORT: Duration = Duration::from_millis(30);
+/// For how long nothing comes where nobody is.
+const EMPTY: Duration = Duration::from_millis(500);
 /// Longest rest at once.
 const LONGEST_REST: Duration = Duration::from_secs(1);
 
@@ -78,6 +80,9 @@ struct Seen {
     relaying: Wait,
     /// How long the longer of the two is by now.
     wait: Duration,
+    /// Where the log ended, and when something came last.
+    ends: i64,
+    came: Option<Instant>,
 }
 
 #[derive(Debug, Default)]
@@ -91,7 +96,10 @@ impl State {
     fn note(&mut self, now: Instant, partition: u32, sample: Sample) {
         let seen = self.shards.entry(partition).or_default();
         if seen.slots != sample.slots {
-            *seen = Seen { slots: sample.slots, ..Seen::default() };
+            *seen = Seen { slots: sample.slots, ends: sample.ends, came: seen.came, ..Seen::default() };
+        }
+        if std::mem::replace(&mut seen.ends, sample.ends) < sample.ends {
+            seen.came = Some(now);
         }
         let reading = seen.reading.note(now, sample.ends, sample.stand);
         seen.wait = reading.max(seen.relaying.note(now, sample.batch, sample.relayed));
@@ -100,11 +108,18 @@ impl State {
         }
     }
 
-    /// Whether nobody has to be given way. What is not known yet is taken for busy, unless nothing waits at all.
-    fn is_clear(&self, now: Instant) -> bool {
-        let learned = self.began.is_some_and(|began| now - began >= LEARN);
-        let most = if learned { SHORT.max(self.usual * TIMES) } else { Duration::ZERO };
-        self.began.is_some() && self.shards.values().all(|seen| seen.wait <= most)
+    /// What is not known yet is taken for busy, unless nothing waits at all.
+    fn way(&self, now: Instant) -> Way {
+        let Some(began) = self.began else { return Way::Busy };
+        let most = if now - began >= LEARN { SHORT.max(self.usual * TIMES) } else { Duration::ZERO };
+        let mut seen = self.shards.values();
+        if self.shards.values().any(|seen| seen.wait > most) {
+            Way::Busy
+        } else if now - began >= EMPTY && seen.all(|seen| now - seen.came.unwrap_or(began) >= EMPTY) {
+            Way::Empty
+        } else {
+            Way::Clear
+        }
     }
 }
 
@@ -112,12 +127,23 @@ impl State {
 #[derive(Debug)]
 pub struct Traffic {
     state: Mutex<State>,
-    clear: watch::Sender<bool>,
+    way: watch::Sender<Way>,
+}
+
+/// Whether somebody is to be given way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// Something waits for longer than it did.
+    Busy,
+    /// Nothing does.
+    Clear,
+    /// Nothing has come for a while.
+    Empty,
 }
 
 impl Default for Traffic {
     fn default() -> Self {
-        Self { state: Mutex::default(), clear: watch::Sender::new(false) }
+        Self { state: Mutex::default(), way: watch::Sender::new(Way::Busy) }
     }
 }
 
@@ -140,18 +166,18 @@ impl Traffic {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         change(&mut state, now);
-        self.clear.send_replace(state.is_clear(now));
+        self.way.send_replace(state.way(now));
     }
 
-    /// Rests while somebody is to be given way, but for no longer than this. `true`: nobody was.
-    pub async fn give_way(&self, most: Duration) -> bool {
-        let mut clear = self.clear.subscribe();
-        if *clear.borrow() {
-            return true;
+    /// Rests while somebody is to be given way, but for no longer than this. Gives how the way was before.
+    pub async fn give_way(&self, most: Duration) -> Way {
+        let mut way = self.way.subscribe();
+        let found = *way.borrow();
+        if found == Way::Busy {
+            // That it takes too long is no error, and whom it waits for outlives it.
+            let _ = timeout(most.min(LONGEST_REST), way.wait_for(|way| *way != Way::Busy)).await;
         }
-        // That it takes too long is no error, and whom it waits for outlives it.
-        let _ = timeout(most.min(LONGEST_REST), clear.wait_for(|clear| *clear)).await;
-        false
+        found
     }
 }
 
@@ -196,11 +222,11 @@ mod tests {
     #[test]
     fn a_worker_that_falls_behind_is_given_way_until_it_has_caught_up() {
         let (mut state, began) = (State::default(), Instant::now());
-        assert!(!state.is_clear(began), "nothing is known");
+        assert_eq!(state.way(began), Way::Busy, "nothing is known");
         // It writes four times a second.
         let mut tick = |at: u32, stand| {
             state.note(began + at * MS, 0, sample(i64::from(at), stand));
-            state.is_clear(began + at * MS)
+            state.way(began + at * MS) != Way::Busy
         };
         assert!(tick(0, 0), "nothing waits");
         assert!(!tick(50, 0));
@@ -219,7 +245,7 @@ mod tests {
         let mut tick = |at: u32, relayed| {
             let sample = Sample { batch: i64::from(at), relayed, ..sample(0, 0) };
             state.note(began + at * MS, 0, sample);
-            state.is_clear(began + at * MS)
+            state.way(began + at * MS) != Way::Busy
         };
         for at in (0..1_000).step_by(20) {
             tick(at, i64::from(at));
@@ -236,13 +262,13 @@ mod tests {
         let come = Sample { slots: [1, 2, 3].into(), ..sample(5_000, 4_000) };
         state.note(began + 1_200 * MS, 0, come.clone());
         state.note(began + 1_240 * MS, 0, come);
-        assert!(state.is_clear(began + 1_240 * MS));
+        assert_eq!(state.way(began + 1_240 * MS), Way::Empty);
     }
 
     #[tokio::test]
     async fn nobody_rests_while_the_way_is_clear() {
         let traffic = Traffic::default();
-        let rests = |traffic: &Traffic| traffic.give_way(Duration::from_secs(3_600)).now_or_never() != Some(true);
+        let rests = |traffic: &Traffic| traffic.give_way(Duration::from_secs(3_600)).now_or_never().is_none();
         assert!(rests(&traffic), "nothing is known yet");
         traffic.note(0, sample(7, 7));
         assert!(!rests(&traffic));
