@@ -1,6 +1,6 @@
 //! The loop: what a worker does and says from its start to its end.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use serde_json::Value;
@@ -90,6 +90,43 @@ async fn a_worker_that_is_behind_takes_its_slots_in_turn() -> Result<()> {
     let (last, first) = (stand.iter().min().copied(), stand.iter().max().copied());
     ensure!(last.unwrap_or(0) * 2 >= first.unwrap_or(0), "some slots are far behind the others: {stand:?}");
     requests.check(Duration::from_secs(60)).await
+}
+
+/// The offset that a record of Kafka's own topic says a group has committed for a topic with one partition.
+fn committed(record: &topic::Seen, group: &str, of: &str) -> Option<i64> {
+    let holds = |text: &str| record.key.as_ref()?.windows(text.len()).find(|part| *part == text.as_bytes());
+    holds(group).and(holds(of))?;
+    // A version of two bytes, then the offset.
+    let offset = record.value.as_ref()?.get(2..10)?;
+    Some(i64::from_be_bytes(offset.try_into().ok()?))
+}
+
+#[tokio::test]
+async fn kafkas_own_tools_see_how_far_a_worker_is_but_not_with_each_batch() -> Result<()> {
+    const REQUESTS: i64 = 400;
+    let service = PlainService::prepare("shown", spec("shown", 1, 1)).await?;
+    let worker = service.worker(0).await?;
+    worker.ready().await?;
+    let (kafka, began) = (setting("SHARDLANE_TEST_KAFKA")?, Instant::now());
+    let (producer, request) = (topic::producer(&kafka)?, service.topic("request")?);
+    for n in 0..REQUESTS {
+        let value = format!(r#"{{"request_id":"r{n}","username":"name-{n}"}}"#);
+        topic::put(&producer, request, 0, Some(format!("name-{n}").as_bytes()), Some(value.as_bytes())).await?;
+    }
+    let (group, of) = (format!("{}-0", service.config.name), request.to_owned());
+    let told = {
+        let (group, of) = (group.clone(), of.clone());
+        let all =
+            move |seen: &[topic::Seen]| seen.last().is_some_and(|last| committed(last, &group, &of) == Some(REQUESTS));
+        topic::read_until(&kafka, "__consumer_offsets", Duration::from_secs(20), all).await?
+    };
+    let told = told.iter().filter(|record| committed(record, &group, &of).is_some()).count() as u64;
+    // One a second, and whatever was begun before and ends after.
+    let most = began.elapsed().as_secs() + 3;
+    let batches: i64 = sqlx::query_scalar("SELECT batch FROM shard").fetch_one(&mut service.shard(0).await?).await?;
+    ensure!(batches.unsigned_abs() > 3 * most, "{batches} batches say nothing");
+    ensure!(told <= most, "it was committed {told} times how far the worker is, which hinders it when slots come");
+    Ok(())
 }
 
 #[tokio::test]

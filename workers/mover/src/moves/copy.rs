@@ -10,8 +10,6 @@ use tokio::time::timeout;
 
 use super::pace::Turns;
 
-/// How much is sent at once: the server gives each row as a message of its own.
-const CHUNK: usize = 256 * 1024;
 /// How many rows are few.
 const FEW: u32 = 3_000;
 /// Bytes that are a piece of work, however few rows or pages they are.
@@ -200,8 +198,13 @@ pub async fn bring_delta(
         return Ok(Brought { rows, differs: merge(target, table).await? });
     }
     let mut pieces = Pieces::of(source.copy_out_raw(&table.delta_out(slots, after)).await?);
-    let mut brought = Brought::default();
-    while let Some(rows) = pieces.send(target, &table.delta_in(), turns).await? {
+    let (mut brought, mut load, mut more) = (Brought::default(), Load::default(), true);
+    while more {
+        more = load.fill(&mut pieces, turns).await?;
+        if load.rows == 0 {
+            break;
+        }
+        let rows = load.unload(target, &table.delta_in()).await?;
         brought.rows += rows;
         brought.differs = brought.differs.or(merge(target, table).await?);
         sqlx::raw_sql(AssertSqlSafe(format!("TRUNCATE {}", table.stage()))).execute(&mut *target).await?;
@@ -219,7 +222,7 @@ async fn merge(shard: &mut PgConnection, table: &Table) -> sqlx::Result<Option<S
         .then(|| format!("of {sent} rows of {} that were brought, {same} are as they were sent", table.name)))
 }
 
-/// A binary copy that is passed on in pieces, each of which is a copy of its own
+/// A binary copy whose rows are passed on in pieces, each of which is a copy of its own
 /// ([the format](https://www.postgresql.org/docs/current/sql-copy.html#id-1.9.3.55.9.4)).
 struct Pieces<S> {
     messages: S,
@@ -230,25 +233,6 @@ struct Pieces<S> {
 impl<B: AsRef<[u8]>, S: Stream<Item = sqlx::Result<B>> + Unpin> Pieces<S> {
     fn of(messages: S) -> Self {
         Self { messages, header: Vec::new() }
-    }
-
-    /// Sends the next piece. Gives the number of its rows; `None`: there are no more.
-    async fn send(&mut self, target: &mut PgConnection, into: &str, turns: &Turns<'_>) -> sqlx::Result<Option<u64>> {
-        let (mut piece, mut rows) = (Vec::new(), 0);
-        // A piece after which it has to wait for long would have both sides think that nobody is there any more.
-        while rows < turns.rows() && piece.len() < LARGE && !turns.is_enough(rows) && self.row(&mut piece).await? {
-            rows += 1;
-        }
-        if rows == 0 {
-            return Ok(None);
-        }
-        piece.extend_from_slice(&END);
-        let mut taker = target.copy_in_raw(into).await?;
-        if let Err(error) = patient(taker.send(&*piece)).await {
-            taker.abort(with_causes(&error)).await?;
-            return Err(error);
-        }
-        Ok(Some(patient(taker.finish()).await?))
     }
 
     /// Adds the next row. `false`: there are no more.
@@ -302,47 +286,62 @@ fn strange() -> sqlx::Error {
     sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::InvalidData, what))
 }
 
-/// Copies what one statement gives into what another one takes. Gives the number of rows.
-pub async fn pipe(
-    (source, out): (&mut PgConnection, String),
-    (target, into): (&mut PgConnection, String),
-    turns: &mut Turns<'_>,
-    copied: &(dyn Fn(u64) + Sync),
-) -> sqlx::Result<u64> {
-    let mut rows = source.copy_out_raw(&out).await?;
-    let mut taker = target.copy_in_raw(&into).await?;
-    let (mut chunk, mut held) = (Vec::with_capacity(CHUNK + 8_192), 0);
-    // Since the last turn.
-    let (mut came, mut bytes) = (0, 0);
-    let sent = async {
-        while let Some(row) = patient(rows.try_next()).await? {
-            chunk.extend_from_slice(&row);
-            (held, came, bytes) = (held + 1, came + 1, bytes + row.len());
-            let enough = bytes >= LARGE || turns.is_enough(came);
-            if enough {
-                // However few pages that is, it is a piece.
-                turns.next(turns.pages(), came).await;
-                (came, bytes) = (0, 0);
-            }
-            if enough || chunk.len() >= CHUNK {
-                patient(taker.send(&*chunk)).await?;
-                copied(std::mem::take(&mut held));
-                chunk.clear();
+/// Rows on their way, as a copy.
+#[derive(Default)]
+pub struct Load {
+    bytes: Vec<u8>,
+    rows: u64,
+}
+
+impl Load {
+    /// Adds rows until they are a piece of work. `false`: there are no more.
+    async fn fill<B: AsRef<[u8]>, S: Stream<Item = sqlx::Result<B>> + Unpin>(
+        &mut self,
+        rows: &mut Pieces<S>,
+        turns: &Turns<'_>,
+    ) -> sqlx::Result<bool> {
+        while rows.row(&mut self.bytes).await? {
+            self.rows += 1;
+            // After a piece after which it has to wait for long, both sides would think that nobody is there any more.
+            if self.rows >= turns.rows() || self.bytes.len() >= LARGE || turns.is_enough(self.rows) {
+                return Ok(true);
             }
         }
-        patient(taker.send(&*chunk)).await
-    };
-    match sent.await {
-        Ok(_) => {
-            let all = patient(taker.finish()).await?;
-            copied(held.min(all));
-            turns.next(0, came.min(all)).await;
-            Ok(all)
+        Ok(false)
+    }
+
+    /// Has the target take them. Gives their number.
+    pub async fn unload(&mut self, target: &mut PgConnection, into: &str) -> sqlx::Result<u64> {
+        let Self { mut bytes, rows } = std::mem::take(self);
+        if rows == 0 {
+            return Ok(0);
         }
-        Err(error) => {
+        bytes.extend_from_slice(&END);
+        let mut taker = target.copy_in_raw(into).await?;
+        if let Err(error) = patient(taker.send(&*bytes)).await {
             taker.abort(with_causes(&error)).await?;
-            Err(error)
+            return Err(error);
         }
+        patient(taker.finish()).await
+    }
+
+    /// Adds what a statement gives, and unloads it whenever it is a piece of work; `copied` hears of what was. Gives the number of
+    /// rows that were.
+    pub async fn copy(
+        &mut self,
+        (source, out): (&mut PgConnection, &str),
+        (target, into): (&mut PgConnection, &str),
+        turns: &mut Turns<'_>,
+        copied: &(dyn Fn(u64) + Sync),
+    ) -> sqlx::Result<u64> {
+        let (mut rows, mut all) = (Pieces::of(source.copy_out_raw(out).await?), 0);
+        while self.fill(&mut rows, turns).await? {
+            let some = self.unload(target, into).await?;
+            all += some;
+            copied(some);
+            turns.next(0, some).await;
+        }
+        Ok(all)
     }
 }
 

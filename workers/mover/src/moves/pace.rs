@@ -12,7 +12,9 @@ use super::traffic::{Traffic, Way};
 /// Pages of a table that are a piece of work: few where others are to be given way, so that they do not wait for its end either.
 const PAGES: RangeInclusive<i64> = 20..=1_000;
 /// How many rows that were written meanwhile are as much work as a page that is looked through.
-const ROWS_A_PAGE: u64 = 20;
+const ROWS_A_PAGE: u64 = 50;
+/// For each time of work, the most of rest: a third of the time is the mover's, whatever else goes on.
+const REST: u32 = 2;
 /// How long a piece is that nobody feels.
 const SHORT: Duration = Duration::from_millis(10);
 /// The end of a copy may wait for so long in the network, without anybody's work (see [`super::copy::bring_delta`]).
@@ -83,18 +85,6 @@ pub enum Haste {
     Hurried,
 }
 
-impl Haste {
-    /// For each time of work, the most of rest, whatever else goes on; `None`: it does not rest.
-    fn rest(self) -> Option<u32> {
-        match self {
-            Self::Bounded => Some(9),
-            // What comes meanwhile is to be brought too, at last while its slots stand still.
-            Self::Polite => Some(4),
-            Self::Hurried => None,
-        }
-    }
-}
-
 /// The pieces of somebody's work.
 #[derive(Debug)]
 pub struct Turns<'a> {
@@ -130,9 +120,11 @@ impl Turns<'_> {
             self.pace.take(rows).await;
         }
         self.pages += pages + (rows / ROWS_A_PAGE).cast_signed();
-        let Some(times) = self.haste.rest().filter(|_| self.pages >= self.pace.pages()) else { return };
+        if self.haste == Haste::Hurried || self.pages < self.pace.pages() {
+            return;
+        }
         let worked = self.began.elapsed().saturating_sub(UNDERWAY);
-        let way = self.pace.traffic.give_way(worked.max(SHORT / 5) * times).await;
+        let way = self.pace.traffic.give_way(worked.max(SHORT / 5) * REST).await;
         self.pace.took(worked, way);
         (self.began, self.pages) = (Instant::now(), 0);
     }

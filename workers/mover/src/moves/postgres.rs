@@ -20,7 +20,7 @@ use shardlane_runtime::standing::Standings;
 use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::busy::{LogEnds, sample};
-use super::copy::{Table, bring_delta, pipe};
+use super::copy::{Load, Table, bring_delta};
 use super::edges::{Attempt, Check, Fence, Group, Lines, Pass, SlotRow, State, StepError, World};
 use super::pace::{Haste, Pace, Turns};
 use super::statements::{
@@ -283,13 +283,18 @@ impl PgWorld {
             lock(target, attempt, &[State::Incoming]).await?;
             // What the snapshot has lies in pages that there are by now.
             let (pages, mut page) = (pages(source, table).await?, 0);
+            let (mut load, into) = (Load::default(), table.copy_in());
             while page < pages {
                 let piece = page..page + turns.pages();
-                let (out, into) = (table.copy_out(slots, &piece), table.copy_in());
-                pass.rows += pipe((&mut *source, out), (&mut *target, into), &mut turns, copied).await?;
+                let out = table.copy_out(slots, &piece);
+                pass.rows += load.copy((&mut *source, &out), (&mut *target, &into), &mut turns, copied).await?;
                 turns.next(piece.end.min(pages) - page, 0).await;
                 page = piece.end;
             }
+            let rest = load.unload(target, &into).await?;
+            copied(rest);
+            turns.next(0, rest).await;
+            pass.rows += rest;
             pass.lines.to = line(target).await?;
             within(sqlx::raw_sql("COMMIT").execute(&mut *target)).await?;
         }

@@ -17,7 +17,7 @@ const LEARN: Duration = Duration::from_millis(500);
 /// A wait is long that is longer than so many usual ones.
 const TIMES: u32 = 2;
 /// And longer than this.
-const SHORT: Duration = Duration::from_millis(30);
+const SHORT: Duration = Duration::from_millis(50);
 /// For how long nothing comes where nobody is.
 const EMPTY: Duration = Duration::from_millis(500);
 /// Longest rest at once.
@@ -251,7 +251,7 @@ mod tests {
             tick(at, i64::from(at));
         }
         assert!(tick(1_010, 1_000));
-        assert!(!tick(1_060, 1_000));
+        assert!(!tick(1_080, 1_000));
     }
 
     #[test]
