@@ -190,9 +190,12 @@ impl<S: Service, H: Shard<S>, L: Log<S>, C: Clock> PartitionLoop<S, H, L, C> {
                 return Ok(());
             }
             stale_before = stale.then_some(version);
-            // The shard that is met again may have been taken back. The relay asks it at once: whoever moves slots waits for that.
-            self.fresh.forget();
-            self.committed.notify_one();
+            // After a failure, the shard that is met again may have been taken back: the relay asks it, and at once. Slots that
+            // change are no failure, and whoever moves them waits for the relay.
+            if !stale {
+                self.fresh.forget();
+                self.committed.notify_one();
+            }
         }
     }
 
