@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use shardlane_config::{ConfigError, ServiceConfig};
-use sqlx::{Connection, PgConnection};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 use crate::addresses::Addresses;
 use crate::database::{ShardAddress, within};
@@ -29,6 +29,8 @@ const RELAY_SETUP: &str =
 const TAKE_IN: &str = "SET LOCAL lock_timeout = '100ms';
     SELECT brin_summarize_new_values(c.oid) FROM pg_class c JOIN pg_am a ON a.oid = c.relam
     WHERE a.amname = 'brin' AND c.relnamespace = current_schema()::regnamespace";
+/// How many pages are a range in the schemas' indexes. Where they are fewer, [`take_in`] does the rest.
+const RANGE: i64 = 16;
 /// PostgreSQL, appendix A.
 const LOCK_NOT_AVAILABLE: &str = "55P03";
 /// How often it is done, at most.
@@ -49,10 +51,11 @@ pub async fn batch_indexes(shard: &mut PgConnection) -> sqlx::Result<Vec<(String
 
 /// Does it for some pages and one index.
 pub async fn take_in_pages(shard: &mut PgConnection, index: &str, pages: Range<i64>) -> sqlx::Result<()> {
-    // Of each range of pages once: so many are one unless a table says otherwise, and what is left out [`take_in`] does later.
-    let ranges = "SELECT brin_summarize_range($1::regclass, page) FROM generate_series($2, $3 - 1, 128) AS page";
-    let first = (pages.start + 127) / 128 * 128;
-    unless_hindered(sqlx::query(ranges).bind(index).bind(first).bind(pages.end).execute(shard).await)
+    let ranges =
+        format!("SELECT brin_summarize_range($1::regclass, page) FROM generate_series($2, $3 - 1, {RANGE}) AS page");
+    let first = (pages.start + RANGE - 1) / RANGE * RANGE;
+    let summarize = sqlx::query(AssertSqlSafe(ranges)).bind(index).bind(first).bind(pages.end);
+    unless_hindered(summarize.execute(shard).await)
 }
 
 fn unless_hindered<T>(done: sqlx::Result<T>) -> sqlx::Result<()> {
