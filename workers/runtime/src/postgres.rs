@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use shardlane_config::{ConfigError, ServiceConfig};
-use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use sqlx::{Connection, PgConnection};
 
 use crate::addresses::Addresses;
 use crate::database::{ShardAddress, within};
@@ -51,10 +51,9 @@ pub async fn batch_indexes(shard: &mut PgConnection) -> sqlx::Result<Vec<(String
 
 /// Does it for some pages and one index.
 pub async fn take_in_pages(shard: &mut PgConnection, index: &str, pages: Range<i64>) -> sqlx::Result<()> {
-    let ranges =
-        format!("SELECT brin_summarize_range($1::regclass, page) FROM generate_series($2, $3 - 1, {RANGE}) AS page");
+    let ranges = "SELECT brin_summarize_range($1::regclass, page) FROM generate_series($2, $3 - 1, $4) AS page";
     let first = (pages.start + RANGE - 1) / RANGE * RANGE;
-    let summarize = sqlx::query(AssertSqlSafe(ranges)).bind(index).bind(first).bind(pages.end);
+    let summarize = sqlx::query(ranges).bind(index).bind(first).bind(pages.end).bind(RANGE);
     unless_hindered(summarize.execute(shard).await)
 }
 

@@ -37,7 +37,7 @@ pub struct Most {
 impl Most {
     /// The most that it can do.
     pub fn at_all(self) -> f64 {
-        self.kept_up.map_or(self.drained, |kept_up| kept_up.min(self.drained))
+        self.kept_up.unwrap_or(self.drained)
     }
 }
 

@@ -13,8 +13,6 @@ use super::traffic::{Traffic, Way};
 const PAGES: RangeInclusive<i64> = 20..=1_000;
 /// How many rows that were written meanwhile are as much work as a page that is looked through.
 const ROWS_A_PAGE: u64 = 50;
-/// For each time of work, the most of rest: a third of the time is the mover's, whatever else goes on.
-const REST: u32 = 2;
 /// How long a piece is that nobody feels.
 const SHORT: Duration = Duration::from_millis(10);
 /// The end of a copy may wait for so long in the network, without anybody's work (see [`super::copy::bring_delta`]).
@@ -43,7 +41,7 @@ impl Pace {
 
     /// The turns of somebody who begins to work.
     pub fn turns(&self, haste: Haste) -> Turns<'_> {
-        Turns { pace: self, haste, began: Instant::now(), pages: 0 }
+        Turns { pace: self, haste, began: Instant::now(), worked: Duration::ZERO, pages: 0 }
     }
 
     /// How many pages are a piece just now.
@@ -90,8 +88,10 @@ pub enum Haste {
 pub struct Turns<'a> {
     pace: &'a Pace,
     haste: Haste,
-    /// When the present piece was begun.
+    /// When it was gone on with last.
     began: Instant,
+    /// How long the present piece has taken, without waits.
+    worked: Duration,
     /// How much of it is done.
     pages: i64,
 }
@@ -116,16 +116,44 @@ impl Turns<'_> {
     /// So many pages were looked through and so many rows are done, or about to be sent: if that is a piece, waits until the next one
     /// may begin.
     pub async fn next(&mut self, pages: i64, rows: u64) {
+        self.worked += self.began.elapsed();
         if self.haste == Haste::Bounded {
             self.pace.take(rows).await;
         }
         self.pages += pages + (rows / ROWS_A_PAGE).cast_signed();
-        if self.haste == Haste::Hurried || self.pages < self.pace.pages() {
-            return;
+        if self.haste != Haste::Hurried && self.pages >= self.pace.pages() {
+            let worked = std::mem::take(&mut self.worked).saturating_sub(UNDERWAY);
+            let way = self.pace.traffic.give_way(worked.max(SHORT / 5)).await;
+            self.pace.took(worked, way);
+            self.pages = 0;
         }
-        let worked = self.began.elapsed().saturating_sub(UNDERWAY);
-        let way = self.pace.traffic.give_way(worked.max(SHORT / 5) * REST).await;
-        self.pace.took(worked, way);
-        (self.began, self.pages) = (Instant::now(), 0);
+        self.began = Instant::now();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_grow_while_nobody_feels_them() {
+        let (pace, took) = (Pace::of(None), |pace: &Pace, worked, way| {
+            pace.took(worked, way);
+            pace.pages()
+        });
+        assert_eq!(took(&pace, SHORT, Way::Busy), 20, "there are no smaller ones");
+        assert_eq!([SHORT, SHORT * 2, SHORT * 3].map(|worked| took(&pace, worked, Way::Clear)), [40, 40, 20]);
+        assert_eq!([(); 7].map(|()| took(&pace, SHORT * 100, Way::Empty)), [40, 80, 160, 320, 640, 1_000, 1_000]);
+        assert_eq!(took(&pace, Duration::ZERO, Way::Busy), 500);
+    }
+
+    #[tokio::test]
+    async fn waiting_for_ones_turn_is_no_work() {
+        let (pace, began) = (Pace::of(Some(1_000)), Instant::now());
+        let mut turns = pace.turns(Haste::Bounded);
+        for _ in 0..3 {
+            turns.next(0, 100).await;
+        }
+        assert!(turns.worked * 2 < began.elapsed(), "{:?} of {:?}", turns.worked, began.elapsed());
     }
 }

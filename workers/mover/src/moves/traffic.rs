@@ -20,7 +20,9 @@ const TIMES: u32 = 2;
 const SHORT: Duration = Duration::from_millis(50);
 /// For how long nothing comes where nobody is.
 const EMPTY: Duration = Duration::from_millis(500);
-/// Longest rest at once.
+/// For each time of work, the most of rest: a third of the time is the mover's, whatever else goes on.
+const REST: u32 = 2;
+/// And never longer than this at once.
 const LONGEST_REST: Duration = Duration::from_secs(1);
 
 /// What there is to do for a shard's worker and its relay, and how much of it is done.
@@ -169,16 +171,21 @@ impl Traffic {
         self.way.send_replace(state.way(now));
     }
 
-    /// Rests while somebody is to be given way, but for no longer than this. Gives how the way was before.
-    pub async fn give_way(&self, most: Duration) -> Way {
+    /// Rests while somebody is to be given way, after having worked for this long. Gives how the way was before.
+    pub async fn give_way(&self, worked: Duration) -> Way {
         let mut way = self.way.subscribe();
         let found = *way.borrow();
         if found == Way::Busy {
             // That it takes too long is no error, and whom it waits for outlives it.
-            let _ = timeout(most.min(LONGEST_REST), way.wait_for(|way| *way != Way::Busy)).await;
+            let _ = timeout(rest(worked), way.wait_for(|way| *way != Way::Busy)).await;
         }
         found
     }
+}
+
+/// The most of rest after having worked for this long.
+fn rest(worked: Duration) -> Duration {
+    (worked * REST).min(LONGEST_REST)
 }
 
 #[cfg(test)]
@@ -278,5 +285,11 @@ mod tests {
         assert!(!rests(&traffic), "nobody looks at it");
         traffic.note(0, sample(9, 7));
         assert!(rests(&traffic), "what waited then still waits");
+    }
+
+    #[test]
+    fn a_rest_is_bounded() {
+        assert_eq!(rest(10 * MS), 20 * MS);
+        assert_eq!(rest(Duration::from_secs(60)), LONGEST_REST);
     }
 }
