@@ -102,7 +102,7 @@ pub trait Shard<S: Service>: Send {
 /// What the loop is given of the log.
 #[derive(Debug)]
 pub enum Read<P> {
-    /// Reading has begun, but for slots whose log is not the one that the shard knows, each with the reason.
+    /// Reading of all slots has begun, but for those whose log is not the one that the shard knows, each with the reason.
     Assigned {
         /// The reasons, by slot.
         halted: BTreeMap<u32, String>,
@@ -128,6 +128,13 @@ pub enum Read<P> {
 pub trait Log<S: Service>: Send {
     /// Reads from these standings from now on. Whatever was read before is dropped.
     fn assign(&mut self, standings: Standings);
+
+    /// Slots have come or gone, and nothing else has changed: those that stay are read on, those that came from where they stand.
+    /// What was read before still comes, of slots that went too.
+    fn change(&mut self, standings: Standings);
+
+    /// Gives these again, before anything else, unless all is read anew.
+    fn take_back(&mut self, unwritten: Vec<Read<S::Plan>>);
 
     /// What comes next of the present assignment; `urgent` if there is nothing to do meanwhile, so that a batch need not wait
     /// to grow. `None` if reading has ended for good. Nothing is lost when this is given up.

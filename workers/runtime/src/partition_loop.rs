@@ -1,7 +1,8 @@
 //! The partition loop: reads a worker's slots and applies them to its shard batch by batch.
 //!
 //! Any failure ends in the same place: the slots are read again, and reading goes on from where the shard says that they
-//! stand. So nothing needs to be known of how far a failed batch got.
+//! stand. So nothing needs to be known of how far a failed batch got. Slots that come or go are no failure: what was read of those
+//! that stay is written as if nothing had happened.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -17,7 +18,7 @@ use crate::gather::{Gathered, Gathering};
 use crate::health::Health;
 use crate::intake::{Advance, DeadLetter, Keyspace, Positions};
 use crate::metrics::Metrics;
-use crate::prepare::{Prepared, Work, bury, fold};
+use crate::prepare::{Prepared, Work, bury, fold, prepare};
 use crate::process::{Backoff, Shutdown};
 use crate::record::Batch;
 use crate::service::{Rejection, Service};
@@ -83,6 +84,8 @@ enum Failure {
     Shutdown,
     /// What is known of the slots is no longer so.
     Stale,
+    /// Slots have come or gone; nothing was written since, and the log has back what was not.
+    Changed,
     /// Postgres refuses the data of these records.
     Refused(Rejection),
     /// Something that passes, and whose part it is.
@@ -96,6 +99,15 @@ impl From<ShardError> for Failure {
             ShardError::Refused(rejection) => Self::Refused(rejection),
         }
     }
+}
+
+/// How a turn begins.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum TakingUp {
+    /// All slots are read from where they stand.
+    Anew,
+    /// Only those that have come; the others are read on.
+    Changes,
 }
 
 /// What a turn knows of the worker's slots.
@@ -165,18 +177,24 @@ impl<S: Service, H: Shard<S>, L: Log<S>, C: Clock> PartitionLoop<S, H, L, C> {
         let mut backoff = Backoff::default();
         // The version of the slots that were stale last.
         let mut stale_before = None;
+        let mut taking_up = TakingUp::Anew;
         loop {
-            let mut version = None;
-            let Err(failure) = self.turn(shutdown, &mut backoff, &mut version).await;
+            let (version, Err(failure)) = match self.take_up(taking_up).await {
+                Ok(known) => (Some(known.version), self.turn(shutdown, &mut backoff, known).await),
+                Err(failure) => (None, Err(failure)),
+            };
+            // What was gathered of slots that stay is read again too.
+            let changed = matches!(failure, Failure::Changed) && self.service.gathering().is_none();
+            taking_up = if changed { TakingUp::Changes } else { TakingUp::Anew };
             self.metrics.behind().lost();
-            let stale = matches!(failure, Failure::Stale);
+            let stale = matches!(failure, Failure::Stale | Failure::Changed);
             let again = stale && stale_before == Some(version);
             match failure {
                 Failure::End(end) => return Err(end),
                 Failure::Shutdown => return Ok(()),
                 // Once is what a change of the slots looks like; the same slots again and again would be a loop without a breath.
-                Failure::Stale if !again => {}
-                Failure::Stale => {
+                Failure::Stale | Failure::Changed if !again => {}
+                Failure::Stale | Failure::Changed => {
                     self.health.waiting_for(LOOP, "the shard's slots do not stand where the log was read")
                 }
                 Failure::Passing(part, reason) => {
@@ -208,15 +226,13 @@ impl<S: Service, H: Shard<S>, L: Log<S>, C: Clock> PartitionLoop<S, H, L, C> {
         }
     }
 
-    /// From reading the slots to the first failure.
+    /// From what is known of the slots to the first failure.
     async fn turn(
         &mut self,
         shutdown: &mut Shutdown,
         backoff: &mut Backoff,
-        version: &mut Option<i64>,
+        mut known: Known,
     ) -> Result<std::convert::Infallible, Failure> {
-        let mut known = self.take_up().await?;
-        *version = Some(known.version);
         let how = self.service.gathering();
         let mut gathered: Option<Gathered<S::Plan>> = None;
         let mut ahead = None;
@@ -285,6 +301,17 @@ impl<S: Service, H: Shard<S>, L: Log<S>, C: Clock> PartitionLoop<S, H, L, C> {
         }
     }
 
+    /// What a batch has of this worker's slots: others may have gone since it was read.
+    fn ours(&self, known: &Known, prepared: Prepared<S::Plan>) -> Prepared<S::Plan> {
+        let is_ours = |slot: &u32| known.positions.contains_key(slot);
+        if prepared.batch.begins.keys().all(is_ours) {
+            return prepared;
+        }
+        let mut batch = prepared.batch;
+        batch.retain(|slot| is_ours(&slot));
+        prepare(&*self.service, self.keyspace, batch)
+    }
+
     /// Takes a batch, to be written now or gathered. Gives what was read meanwhile, if anything was.
     async fn take(
         &mut self,
@@ -293,6 +320,10 @@ impl<S: Service, H: Shard<S>, L: Log<S>, C: Clock> PartitionLoop<S, H, L, C> {
         gathered: &mut Option<Gathered<S::Plan>>,
         prepared: Prepared<S::Plan>,
     ) -> Result<Option<Option<Read<S::Plan>>>, Failure> {
+        let prepared = self.ours(known, prepared);
+        if prepared.batch.is_empty() {
+            return Ok(None);
+        }
         let stands = |slot: &u32| {
             let after = gathered.as_ref().and_then(|gathered| gathered.position(*slot));
             after.or_else(|| known.positions.get(slot).copied())
@@ -338,8 +369,8 @@ impl<S: Service, H: Shard<S>, L: Log<S>, C: Clock> PartitionLoop<S, H, L, C> {
         })
     }
 
-    /// Reads the slots and assigns them.
-    async fn take_up(&mut self) -> Result<Known, Failure> {
+    /// Reads the slots and has them read.
+    async fn take_up(&mut self, taking_up: TakingUp) -> Result<Known, Failure> {
         let mut slots = self.shard.slots().await?.ok_or(Failure::End(LoopEnd::Fenced))?;
         let refused = refused(&self.owners, slots.standings.iter().map(|(slot, at)| (*slot, at.epoch)));
         slots.standings.retain(|slot, _| !refused.contains_key(slot));
@@ -350,7 +381,10 @@ impl<S: Service, H: Shard<S>, L: Log<S>, C: Clock> PartitionLoop<S, H, L, C> {
         for (slot, offset) in &positions {
             self.metrics.applied_to(*slot, *offset);
         }
-        self.log.assign(slots.standings);
+        match taking_up {
+            TakingUp::Anew => self.log.assign(slots.standings),
+            TakingUp::Changes => self.log.change(slots.standings),
+        }
         Ok(Known { version: slots.version, positions, epochs, refused, seen: self.clock.now(), idle: 0 })
     }
 
@@ -365,7 +399,7 @@ impl<S: Service, H: Shard<S>, L: Log<S>, C: Clock> PartitionLoop<S, H, L, C> {
                 known.seen = self.clock.now();
                 Ok(())
             }
-            Some(_) => Err(Failure::Stale),
+            Some(_) => Err(Failure::Changed),
             None => Err(Failure::End(LoopEnd::Fenced)),
         }
     }
@@ -389,9 +423,14 @@ impl<S: Service, H: Shard<S>, L: Log<S>, C: Clock> PartitionLoop<S, H, L, C> {
                 }
             }
         };
-        match (written, &turn.batch) {
+        match (written, turn.batch) {
             (Ok(written), _) => self.count(known, written, turn.size, began, turn.work),
-            (Err(Failure::Refused(rejection)), Some(batch)) => self.search(known, batch, rejection).await?,
+            (Err(Failure::Refused(rejection)), Some(batch)) => self.search(known, &batch, rejection).await?,
+            (Err(Failure::Changed), Some(batch)) => {
+                let batch = Read::Batch(Prepared { batch, work: turn.work });
+                self.log.take_back([batch].into_iter().chain(ahead.flatten()).collect());
+                return Err(Failure::Changed);
+            }
             (Err(failure), _) => return Err(failure),
         }
         let waiting = ahead.as_ref().and_then(|read| match read {
@@ -421,6 +460,8 @@ impl<S: Service, H: Shard<S>, L: Log<S>, C: Clock> PartitionLoop<S, H, L, C> {
             match write(&mut self.shard, known.version, &work, &self.fresh).await {
                 Ok(written) => self.count(known, written, batch.size(piece), began, work),
                 Err(Failure::Refused(rejection)) if refused.is_none() => split(piece, rejection, &mut pieces),
+                // Some of the pieces are written.
+                Err(Failure::Changed) => return Err(Failure::Stale),
                 Err(failure) => return Err(failure),
             }
         }
@@ -488,7 +529,7 @@ async fn write<S: Service, H: Shard<S>>(
     let fence = shard.begin(mark, &work.advances).await?.ok_or(Failure::End(LoopEnd::Fenced))?;
     if fence.slots_version != version || !fence.advanced {
         shard.roll_back().await?;
-        return Err(Failure::Stale);
+        return Err(if fence.slots_version == version { Failure::Stale } else { Failure::Changed });
     }
     let mut outcomes = vec![shard.apply(fence.batch, &work.plan).await?];
     if !work.dead.is_empty() {

@@ -45,6 +45,8 @@ const SAME_TOPIC: Duration = Duration::from_secs(3);
 enum Order {
     /// Read these slots from where they stand; what is read carries the generation.
     Assign { generation: u64, standings: Standings },
+    /// Read on, but these slots.
+    Change(Standings),
     /// Show Kafka's own tools that it is as far as this.
     Show(Positions),
 }
@@ -56,6 +58,8 @@ type Tagged<P> = (u64, Read<P>);
 pub struct Reader<P> {
     orders: mpsc::Sender<Order>,
     reads: tokio_mpsc::Receiver<Tagged<P>>,
+    /// What comes before anything else.
+    again: VecDeque<Read<P>>,
     generation: u64,
     hungry: Arc<AtomicBool>,
 }
@@ -99,18 +103,32 @@ impl<P: Send + Sync + 'static> Reader<P> {
             .name("reader".to_owned())
             .spawn(move || thread.run())
             .map_err(|error| KafkaError::ClientCreation(error.to_string()))?;
-        Ok(Self { orders, reads, generation: 0, hungry })
+        Ok(Self { orders, reads, again: VecDeque::new(), generation: 0, hungry })
     }
 }
 
 impl<S: Service> Log<S> for Reader<S::Plan> {
     fn assign(&mut self, standings: Standings) {
         self.generation += 1;
+        self.again.clear();
         // The thread ends only after this side does.
         let _ = self.orders.send(Order::Assign { generation: self.generation, standings });
     }
 
+    fn change(&mut self, standings: Standings) {
+        let _ = self.orders.send(Order::Change(standings));
+    }
+
+    fn take_back(&mut self, unwritten: Vec<Read<S::Plan>>) {
+        for read in unwritten.into_iter().rev() {
+            self.again.push_front(read);
+        }
+    }
+
     async fn next(&mut self, urgent: bool) -> Option<Read<S::Plan>> {
+        if let Some(read) = self.again.pop_front() {
+            return Some(read);
+        }
         loop {
             self.hungry.store(urgent, Ordering::Relaxed);
             let (generation, read) = self.reads.recv().await?;
@@ -214,16 +232,26 @@ impl<S: Service> ReaderThread<S> {
             Order::Assign { generation, standings } => {
                 self.generation = generation;
                 self.pending.clear();
-                self.lag.is(standings.iter().map(|(slot, standing)| (*slot, standing.next_offset)).collect());
-                let said = self.take_up(&standings).unwrap_or_else(|error| {
-                    kafka::listen(&self.consumer);
-                    self.reconnect();
-                    Read::Trouble(kafka::told(&error))
-                });
-                self.pending.push_back(said);
+                let taken_up = self.take_up(&standings);
+                self.tell(&standings, taken_up);
+            }
+            Order::Change(standings) => {
+                let changed = self.change(&standings);
+                self.tell(&standings, changed);
             }
             Order::Show(positions) => self.lag.is(positions),
         }
+    }
+
+    /// What became of an order to read these.
+    fn tell(&mut self, standings: &Standings, done: KafkaResult<Read<S::Plan>>) {
+        self.lag.is(standings.iter().map(|(slot, standing)| (*slot, standing.next_offset)).collect());
+        let said = done.unwrap_or_else(|error| {
+            kafka::listen(&self.consumer);
+            self.reconnect();
+            Read::Trouble(kafka::told(&error))
+        });
+        self.pending.push_back(said);
     }
 
     /// Replaces a client that cannot answer: librdkafka 2.12 can lose all brokers for good when one that restarts answers
@@ -240,43 +268,63 @@ impl<S: Service> ReaderThread<S> {
         }
     }
 
-    /// Compares the topic with what the slots remember of it, and reads those that still know it.
+    /// Begins anew, with the topic as it is now.
     fn take_up(&mut self, standings: &Standings) -> KafkaResult<Read<S::Plan>> {
         self.slots.clear();
         self.consumer.unassign()?;
-        let topic = kafka::describe(&self.consumer, &self.topic)?;
-        self.known = topic.clone();
+        self.known = kafka::describe(&self.consumer, &self.topic)?;
         self.asked = Instant::now();
-        let strays = self.strays(standings, topic.partitions)?;
-        let logs = kafka::extents(&self.consumer, &self.topic, standings.keys().copied())?;
-        let mut halted = BTreeMap::new();
-        let mut from = Vec::new();
-        for (slot, standing) in standings {
-            let Some(log) = logs.get(slot) else { continue };
-            match standing::start(
-                standing::Reader { topic: &self.topic, group: None },
-                *slot,
-                standing,
-                topic.id.as_deref(),
-                *log,
-            ) {
+        self.begin(standings)
+    }
+
+    /// Reads other slots than before. Those that stay keep what was fetched of them: all would else stand still until it has been
+    /// fetched again.
+    fn change(&mut self, standings: &Standings) -> KafkaResult<Read<S::Plan>> {
+        self.slots.retain(|slot, _| standings.contains_key(slot));
+        let assigned = self.consumer.assignment()?;
+        let assigned = assigned.elements().into_iter().map(|partition| partition.partition().unsigned_abs());
+        // One that halted is looked at again.
+        let gone: Vec<_> = assigned.filter(|slot| !self.slots.contains_key(slot)).map(|slot| (slot, 0)).collect();
+        if !gone.is_empty() {
+            self.consumer.incremental_unassign(&list(&self.topic, gone.into_iter())?)?;
+        }
+        self.begin(standings)
+    }
+
+    /// Compares the topic with what those slots remember of it that are not read yet, and reads those that still know it.
+    fn begin(&mut self, standings: &Standings) -> KafkaResult<Read<S::Plan>> {
+        let strays = self.strays(standings, self.known.partitions)?;
+        let come = standings.iter().filter(|(slot, _)| !self.slots.contains_key(slot));
+        let come: Vec<_> = come.map(|(slot, standing)| (*slot, standing)).collect();
+        let logs = kafka::extents(&self.consumer, &self.topic, come.iter().map(|(slot, _)| *slot))?;
+        let (mut halted, mut from) = (BTreeMap::new(), Vec::new());
+        for (slot, standing) in come {
+            let Some(log) = logs.get(&slot) else { continue };
+            let reader = standing::Reader { topic: &self.topic, group: None };
+            match standing::start(reader, slot, standing, self.known.id.as_deref(), *log) {
                 Ok(start) => {
-                    from.push((*slot, start.offset));
-                    self.slots.insert(*slot, Reading { next: standing.next_offset, look_back: start.look_back });
+                    from.push((slot, start.offset));
+                    self.slots.insert(slot, Reading { next: standing.next_offset, look_back: start.look_back });
                 }
-                Err(reason) => drop(halted.insert(*slot, reason)),
+                Err(reason) => drop(halted.insert(slot, reason)),
             }
         }
-        self.consumer.assign(&list(&self.topic, from.into_iter())?)?;
-        let beyond = topic.partitions.saturating_sub(self.width as usize);
-        let notice = (beyond > 0).then(|| {
+        if !from.is_empty() {
+            self.consumer.incremental_assign(&list(&self.topic, from.into_iter())?)?;
+        }
+        Ok(Read::Assigned { halted, strays, notices: self.beyond().into_iter().collect() })
+    }
+
+    /// What is to be said of partitions beyond the slots.
+    fn beyond(&self) -> Option<String> {
+        let beyond = self.known.partitions.saturating_sub(self.width as usize);
+        (beyond > 0).then(|| {
             format!(
                 "{} has {} partitions, {beyond} more than the service has slots: records in them are dead letters. Find who \
                  added them, and let every producer use {} partitions",
-                self.topic, topic.partitions, self.width
+                self.topic, self.known.partitions, self.width
             )
-        });
-        Ok(Read::Assigned { halted, strays, notices: notice.into_iter().collect() })
+        })
     }
 
     /// Partitions beyond the slots are the business of the first slot's worker.

@@ -57,6 +57,13 @@ impl Batch {
         self.entries.push(Entry { slot: record.slot, offset: record.offset, timestamp: record.timestamp, key, value });
     }
 
+    /// Leaves out the records of other slots than these.
+    pub fn retain(&mut self, keep: impl Fn(u32) -> bool) {
+        self.begins.retain(|slot, _| keep(*slot));
+        self.entries.retain(|entry| keep(entry.slot));
+        self.oldest = self.entries.iter().map(|entry| entry.timestamp).min();
+    }
+
     fn store(&mut self, bytes: &[u8]) -> Range<usize> {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(bytes);

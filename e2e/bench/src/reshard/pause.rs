@@ -47,8 +47,19 @@ struct Latency {
     before: f64,
     /// The same during the move.
     during: f64,
+    /// The same after the move, when two workers share the processors.
+    after: f64,
     /// The longest in slots that move.
     longest: f64,
+}
+
+impl Latency {
+    fn told(&self) -> String {
+        let Self { before, during, after, longest } = self;
+        format!(
+            ", others' p99 {during:.0} ms ({before:.0} before, {after:.0} after), the longest of those that moved {longest:.0} ms"
+        )
+    }
 }
 
 /// All runs, as rows of the report.
@@ -123,11 +134,12 @@ async fn runs(
         };
         let run = run(stage, kind, database, (at, rate)).await?;
         stage.progress.done(&format!(
-            "move under {name} of the most {title} {number}/{runs}: a slot stood still for {:.0} ms at most ({:.0} ms before), {} rows in {:.1} s",
+            "move under {name} of the most {title} {number}/{runs}: a slot stood still for {:.0} ms at most ({:.0} ms before), {} rows in {:.1} s{}",
             milliseconds(run.still[1]),
             milliseconds(run.still[0]),
             grouped(run.rows as f64),
-            run.moving.as_secs_f64()
+            run.moving.as_secs_f64(),
+            run.latency.as_ref().map_or_else(String::new, Latency::told)
         ));
         all.push(run);
     }
@@ -142,7 +154,7 @@ async fn run(stage: &Stage, kind: Kind, database: Option<&str>, (number, rate): 
     stage.settle().await?;
     let series: Box<dyn Series> = kind.series(6_000 + number as u64);
     let (began, offer) = (Instant::now(), Offer::begin(&pair.service, kind, series, rate)?);
-    let [warm, before, after] = if stage.options.quick { [2, 4, 1] } else { [4, 10, 2] }.map(Duration::from_secs);
+    let [warm, before, after] = if stage.options.quick { [2, 4, 2] } else { [4, 10, 5] }.map(Duration::from_secs);
     sleep(warm).await;
     let watch = Watch::begin(pair.shards().await?);
     let calm = now_ms();
@@ -156,6 +168,7 @@ async fn run(stage: &Stage, kind: Kind, database: Option<&str>, (number, rate): 
     let (end, moving) = (now_ms(), begin.elapsed());
     let usage = told.snapshot.since(&snapshot);
     sleep(after).await;
+    let stop = now_ms();
     let still = [still_before, watch.take()?];
     drop(watch);
     #[allow(clippy::cast_precision_loss)]
@@ -164,7 +177,9 @@ async fn run(stage: &Stage, kind: Kind, database: Option<&str>, (number, rate): 
     let mut shards = pair.shards().await?;
     done(&mut shards, kind, requests).await.with_context(|| format!("{name}, {requests} requests"))?;
     let latency = match kind {
-        Kind::Signup => Some(latency(&trips(&pair.service).await?, &moved(&mut shards[1]).await?, [calm, start, end])),
+        Kind::Signup => {
+            Some(latency(&trips(&pair.service).await?, &moved(&mut shards[1]).await?, [calm, start, end, stop]))
+        }
         _ => None,
     };
     for (_, process) in &mut team {
@@ -228,7 +243,7 @@ async fn moved(second: &mut PgConnection) -> Result<Vec<i32>> {
 }
 
 #[allow(clippy::cast_precision_loss)]
-fn latency(trips: &[Trip], moved: &[i32], [calm, start, end]: [i64; 3]) -> Latency {
+fn latency(trips: &[Trip], moved: &[i32], [calm, start, end, stop]: [i64; 4]) -> Latency {
     let of = |moves: bool, from: i64, to: i64| {
         let of_slots = move |trip: &&Trip| moved.contains(&trip.slot.cast_signed()) == moves;
         let times = trips.iter().filter(of_slots).filter(|trip| (from..to).contains(&trip.asked));
@@ -237,6 +252,7 @@ fn latency(trips: &[Trip], moved: &[i32], [calm, start, end]: [i64; 3]) -> Laten
     Latency {
         before: percentile(&of(false, calm, start), 0.99),
         during: percentile(&of(false, start, end), 0.99),
+        after: percentile(&of(false, end, stop), 0.99),
         longest: percentile(&of(true, calm, end), 1.),
     }
 }
@@ -301,11 +317,14 @@ fn notes(kind: Kind, most: Most, (share, rate): (Share, f64), all: &[Run]) -> Ve
             "counters are flushed every {FLUSH_MS} ms here, for a pause not to hide behind the usual second"
         ));
     }
-    let longest: Vec<_> = all.iter().filter_map(|run| run.latency.as_ref()).map(|latency| latency.longest).collect();
-    if !longest.is_empty() {
+    let latencies: Vec<_> = all.iter().filter_map(|run| run.latency.as_ref()).collect();
+    if !latencies.is_empty() {
+        let median = |of: fn(&Latency) -> f64| Samples(latencies.iter().map(|latency| of(latency)).collect()).median();
         notes.push(format!(
-            "the longest from a request to its response in slots that moved: {:.0} ms",
-            Samples(longest).median()
+            "the longest from a request to its response in slots that moved: {:.0} ms; 99 of 100 in slots that stayed, in the seconds \
+             after the move: {:.0} ms",
+            median(|latency| latency.longest),
+            median(|latency| latency.after)
         ));
     }
     notes

@@ -111,7 +111,6 @@ impl<W: World, C: Clock> Mover<'_, W, C> {
         self.step(attempt, Step::Fenced);
         let began = self.clock.now();
         let fence = self.world.fence(attempt, self.fence).await?;
-        self.progress.fenced(attempt);
         self.last_delta(attempt, &near, &fence, began).await?;
         self.hand_over(attempt).await?;
         Ok(fence.standings)
@@ -208,7 +207,18 @@ impl<W: World, C: Clock> Mover<'_, W, C> {
             }
             Ok::<_, GroupError>(())
         };
-        let copied = self.caught_up(attempt, near.batch, &near.lines, Check::Hurried);
+        let copied = async {
+            let copied = self.caught_up(attempt, near.batch, &near.lines, Check::Hurried).await;
+            let after = self.clock.now().duration_since(began);
+            tracing::info!(after_ms = after.as_millis(), rows = copied.as_ref().map_or(0, |pass| pass.rows), "DELTA");
+            copied
+        };
+        let relayed = async {
+            let relayed = relayed.await;
+            let after = self.clock.now().duration_since(began);
+            tracing::info!(after_ms = after.as_millis(), "RELAYED");
+            relayed
+        };
         let (relayed, copied) = futures::future::join(relayed, copied).await;
         relayed?;
         copied?;

@@ -14,7 +14,7 @@ const PAGES: RangeInclusive<i64> = 20..=1_000;
 /// How many rows that were written meanwhile are as much work as a page that is looked through.
 const ROWS_A_PAGE: u64 = 50;
 /// How long a piece is that nobody feels.
-const SHORT: Duration = Duration::from_millis(10);
+const SHORT: Duration = Duration::from_millis(5);
 /// The end of a copy may wait for so long in the network, without anybody's work (see [`super::copy::bring_delta`]).
 const UNDERWAY: Duration = Duration::from_millis(40);
 
@@ -122,7 +122,8 @@ impl Turns<'_> {
         }
         self.pages += pages + (rows / ROWS_A_PAGE).cast_signed();
         if self.haste != Haste::Hurried && self.pages >= self.pace.pages() {
-            let worked = std::mem::take(&mut self.worked).saturating_sub(UNDERWAY);
+            let underway = if rows > 0 { UNDERWAY } else { Duration::ZERO };
+            let worked = std::mem::take(&mut self.worked).saturating_sub(underway);
             let way = self.pace.traffic.give_way(worked.max(SHORT / 5)).await;
             self.pace.took(worked, way);
             self.pages = 0;

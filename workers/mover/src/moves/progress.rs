@@ -75,7 +75,19 @@ struct OnItsWay {
     attempt: Attempt,
     step: Step,
     rows: u64,
-    fenced: Option<Instant>,
+    /// Since it stands still: when each step began.
+    steps: Vec<(Step, Instant)>,
+}
+
+impl OnItsWay {
+    /// For how long it stood still in each step, and altogether; `None` if it never did.
+    fn stood(&self, now: Instant) -> Option<(String, Duration)> {
+        let (_, first) = self.steps.first()?;
+        let ends = self.steps.iter().skip(1).map(|(_, end)| *end).chain([now]);
+        let told = self.steps.iter().zip(ends);
+        let told = told.map(|((step, begin), end)| format!("{} {}", step.name(), (end - *begin).as_millis()));
+        Some((told.collect::<Vec<_>>().join(", "), now - *first))
+    }
 }
 
 #[derive(Debug, Default)]
@@ -136,9 +148,12 @@ impl Progress {
             attempt: attempt.clone(),
             step,
             rows: 0,
-            fenced: None,
+            steps: Vec::new(),
         });
         group.step = step;
+        if step == Step::LastDelta || !group.steps.is_empty() {
+            group.steps.push((step, Instant::now()));
+        }
         self.health.ready(MOVES);
         self.tell(&mut state);
     }
@@ -157,13 +172,6 @@ impl Progress {
         self.tell(&mut state);
     }
 
-    /// A group stands still from now on.
-    pub fn fenced(&self, attempt: &Attempt) {
-        if let Some(group) = self.state().groups.get_mut(&attempt.id) {
-            group.fenced = Some(Instant::now());
-        }
-    }
-
     /// A group that another mover has handed over is gone through with.
     pub fn taken_up(&self, attempt: &Attempt) {
         self.step(attempt, Step::Moved);
@@ -180,13 +188,14 @@ impl Progress {
         state.to_move = state.to_move.saturating_sub(slots);
         state.problem = None;
         self.slots.inc_by(slots as u64);
-        let pause = group.and_then(|group| group.fenced).map(|since| since.elapsed());
-        if let Some(pause) = pause {
+        let stood = group.and_then(|group| group.stood(Instant::now()));
+        if let Some((_, pause)) = &stood {
             self.pauses.observe(pause.as_secs_f64());
-            state.longest_pause = state.longest_pause.max(pause);
+            state.longest_pause = state.longest_pause.max(*pause);
         }
-        let (from, to, pause_ms) = (attempt.group.from, attempt.group.to, pause.map(|pause| pause.as_millis()));
-        tracing::info!(slots = ranges(&attempt.group.slots), from, to, pause_ms, "slots have moved");
+        let (from, to) = (attempt.group.from, attempt.group.to);
+        let (steps_ms, pause_ms) = stood.map(|(steps, pause)| (steps, pause.as_millis())).unzip();
+        tracing::info!(slots = ranges(&attempt.group.slots), from, to, pause_ms, steps_ms, "slots have moved");
         self.tell(&mut state);
     }
 

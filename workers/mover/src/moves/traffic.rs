@@ -10,18 +10,20 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 /// How long it is watched at first what is usual.
 const LEARN: Duration = Duration::from_millis(500);
 /// A wait is long that is longer than so many usual ones.
 const TIMES: u32 = 2;
 /// And longer than this.
-const SHORT: Duration = Duration::from_millis(50);
+const SHORT: Duration = Duration::from_millis(30);
 /// For how long nothing comes where nobody is.
 const EMPTY: Duration = Duration::from_millis(500);
-/// For each time of work, the most of rest: a third of the time is the mover's, whatever else goes on.
-const REST: u32 = 2;
+/// For each time of work, the rest where anybody works: who waits for a processor is not seen before it has waited.
+const REST: u32 = 1;
+/// And the most while something waits: a fifth of the time is the mover's, whatever else goes on.
+const MOST_REST: u32 = 4;
 /// And never longer than this at once.
 const LONGEST_REST: Duration = Duration::from_secs(1);
 
@@ -171,27 +173,33 @@ impl Traffic {
         self.way.send_replace(state.way(now));
     }
 
-    /// Rests while somebody is to be given way, after having worked for this long. Gives how the way was before.
+    /// Rests, if anybody works there, after having worked for this long; longer while somebody is to be given way. Gives how the way
+    /// was before.
     pub async fn give_way(&self, worked: Duration) -> Way {
         let mut way = self.way.subscribe();
         let found = *way.borrow();
-        if found == Way::Busy {
+        let [least, most] = rest(worked, found);
+        sleep(least).await;
+        if most > least {
             // That it takes too long is no error, and whom it waits for outlives it.
-            let _ = timeout(rest(worked), way.wait_for(|way| *way != Way::Busy)).await;
+            let _ = timeout(most - least, way.wait_for(|way| *way != Way::Busy)).await;
         }
         found
     }
 }
 
-/// The most of rest after having worked for this long.
-fn rest(worked: Duration) -> Duration {
-    (worked * REST).min(LONGEST_REST)
+/// How long to rest after having worked for this long: in any case, and at most.
+fn rest(worked: Duration, way: Way) -> [Duration; 2] {
+    let times = match way {
+        Way::Empty => [0, 0],
+        Way::Clear => [REST, REST],
+        Way::Busy => [REST, MOST_REST],
+    };
+    times.map(|times| (worked * times).min(LONGEST_REST))
 }
 
 #[cfg(test)]
 mod tests {
-    use futures::FutureExt as _;
-
     use super::*;
 
     const MS: Duration = Duration::from_millis(1);
@@ -272,24 +280,25 @@ mod tests {
         assert_eq!(state.way(began + 1_240 * MS), Way::Empty);
     }
 
-    #[tokio::test]
-    async fn nobody_rests_while_the_way_is_clear() {
-        let traffic = Traffic::default();
-        let rests = |traffic: &Traffic| traffic.give_way(Duration::from_secs(3_600)).now_or_never().is_none();
-        assert!(rests(&traffic), "nothing is known yet");
+    #[test]
+    fn the_way_is_as_it_was_seen_last() {
+        let (traffic, way) = (Traffic::default(), |traffic: &Traffic| *traffic.way.borrow());
+        assert_eq!(way(&traffic), Way::Busy, "nothing is known yet");
         traffic.note(0, sample(7, 7));
-        assert!(!rests(&traffic));
+        assert_eq!(way(&traffic), Way::Clear);
         traffic.note(0, sample(8, 7));
-        assert!(rests(&traffic));
+        assert_eq!(way(&traffic), Way::Busy);
         traffic.leave(&[0]);
-        assert!(!rests(&traffic), "nobody looks at it");
+        assert_eq!(way(&traffic), Way::Clear, "nobody looks at it");
         traffic.note(0, sample(9, 7));
-        assert!(rests(&traffic), "what waited then still waits");
+        assert_eq!(way(&traffic), Way::Busy, "what waited then still waits");
     }
 
     #[test]
-    fn a_rest_is_bounded() {
-        assert_eq!(rest(10 * MS), 20 * MS);
-        assert_eq!(rest(Duration::from_secs(60)), LONGEST_REST);
+    fn a_rest_is_as_long_as_the_work_and_longer_where_somebody_waits_and_bounded() {
+        assert_eq!(rest(10 * MS, Way::Empty), [Duration::ZERO; 2]);
+        assert_eq!(rest(10 * MS, Way::Clear), [10 * MS; 2]);
+        assert_eq!(rest(10 * MS, Way::Busy), [10 * MS, 40 * MS]);
+        assert_eq!(rest(Duration::from_secs(60), Way::Busy), [LONGEST_REST; 2]);
     }
 }

@@ -1,6 +1,6 @@
 //! The loop's and the relay's edges in the simulated world. Every step is a point at which anything else may happen first.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
@@ -340,11 +340,13 @@ pub struct SimLog {
     world: Shared,
     next: Option<BTreeMap<u32, i64>>,
     assigned: bool,
+    /// What was read ahead, or is to come again.
+    waiting: VecDeque<Read<Vec<Accepted<Request>>>>,
 }
 
 impl SimLog {
     pub fn new(world: &Shared) -> Self {
-        Self { world: world.clone(), next: None, assigned: false }
+        Self { world: world.clone(), next: None, assigned: false, waiting: VecDeque::new() }
     }
 
     /// Some of what follows, of some slots.
@@ -368,6 +370,27 @@ impl Log<Model> for SimLog {
     fn assign(&mut self, standings: Standings) {
         self.next = Some(standings.into_iter().map(|(slot, standing)| (slot, standing.next_offset)).collect());
         self.assigned = false;
+        self.waiting.clear();
+        self.world.lock().assigned += 1;
+    }
+
+    fn change(&mut self, standings: Standings) {
+        // What was on its way already.
+        if self.world.lock().chance(0.5)
+            && let Some(batch) = self.read()
+        {
+            self.waiting.push_back(Read::Batch(prepare(&Model::default(), keyspace(), batch)));
+        }
+        let read = self.next.take().unwrap_or_default();
+        let next = |(slot, standing): (u32, Standing)| (slot, read.get(&slot).copied().unwrap_or(standing.next_offset));
+        self.next = Some(standings.into_iter().map(next).collect());
+        self.assigned = false;
+    }
+
+    fn take_back(&mut self, unwritten: Vec<Read<Vec<Accepted<Request>>>>) {
+        for read in unwritten.into_iter().rev() {
+            self.waiting.push_front(read);
+        }
     }
 
     async fn next(&mut self, _: bool) -> Option<Read<Vec<Accepted<Request>>>> {
@@ -375,6 +398,9 @@ impl Log<Model> for SimLog {
             step().await;
             if self.world.lock().breaks(0.01) {
                 return Some(Read::Trouble("no broker".to_owned()));
+            }
+            if let Some(read) = self.waiting.pop_front() {
+                return Some(read);
             }
             if !std::mem::replace(&mut self.assigned, true) {
                 return Some(Read::Assigned { halted: Default::default(), strays: Vec::new(), notices: Vec::new() });

@@ -6,6 +6,7 @@
 
 #![allow(clippy::tests_outside_test_module, missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod changes;
 mod edges;
 mod oracle;
 mod processes;

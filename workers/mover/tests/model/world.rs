@@ -173,6 +173,8 @@ pub struct World {
     pub hints: Vec<Hint>,
     /// Whether workers gather batches, as half of all worlds have it.
     pub gathers: bool,
+    /// How often a worker's slots were all read anew.
+    pub assigned: u32,
     /// Steps so far; each takes some milliseconds, for whoever measures time.
     pub steps: u64,
     pub began: Instant,
@@ -223,6 +225,7 @@ impl World {
             published: Vec::new(),
             hints: Vec::new(),
             gathers: seed % 2 == 1,
+            assigned: 0,
             steps: 0,
             began: Instant::now(),
             violation: None,
