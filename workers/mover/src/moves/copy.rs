@@ -208,7 +208,7 @@ pub async fn bring_delta(
         brought.rows += rows;
         brought.differs = brought.differs.or(merge(target, table).await?);
         sqlx::raw_sql(AssertSqlSafe(format!("TRUNCATE {}", table.stage()))).execute(&mut *target).await?;
-        turns.next(0, rows).await;
+        turns.sent(rows).await;
     }
     Ok(brought)
 }
@@ -326,7 +326,7 @@ impl Load {
     }
 
     /// Adds what a statement gives, and unloads it whenever it is a piece of work; `copied` hears of what was. Gives the number of
-    /// rows that were.
+    /// rows that it gave.
     pub async fn copy(
         &mut self,
         (source, out): (&mut PgConnection, &str),
@@ -334,14 +334,14 @@ impl Load {
         turns: &mut Turns<'_>,
         copied: &(dyn Fn(u64) + Sync),
     ) -> sqlx::Result<u64> {
-        let (mut rows, mut all) = (Pieces::of(source.copy_out_raw(out).await?), 0);
+        let (mut rows, mut unloaded, waited) = (Pieces::of(source.copy_out_raw(out).await?), 0, self.rows);
         while self.fill(&mut rows, turns).await? {
             let some = self.unload(target, into).await?;
-            all += some;
+            unloaded += some;
             copied(some);
-            turns.next(0, some).await;
+            turns.sent(some).await;
         }
-        Ok(all)
+        Ok(unloaded + self.rows - waited)
     }
 }
 

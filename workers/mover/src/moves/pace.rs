@@ -1,7 +1,7 @@
 //! How fast rows are copied: no faster than they may be, and not while others need the machines.
 
 use std::ops::RangeInclusive;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::Mutex;
@@ -9,10 +9,12 @@ use tokio::time::Instant;
 
 use super::traffic::{Traffic, Way};
 
-/// Pages of a table that are a piece of work: few where others are to be given way, so that they do not wait for its end either.
-const PAGES: RangeInclusive<i64> = 20..=1_000;
-/// How many rows that were written meanwhile are as much work as a page that is looked through.
-const ROWS_A_PAGE: u64 = 50;
+/// Rows that are a piece of work: few where others are to be given way, so that they do not wait for its end either.
+const ROWS: RangeInclusive<u64> = 2_000..=50_000;
+/// A page that is looked through is as much work as so many rows, beside those that are found in it.
+const PAGE: u64 = 5;
+/// How many rows are found in a page, before any was looked through.
+pub const MANY: u64 = 100;
 /// How long a piece is that nobody feels.
 const SHORT: Duration = Duration::from_millis(5);
 /// The end of a copy may wait for so long in the network, without anybody's work (see [`super::copy::bring_delta`]).
@@ -23,7 +25,7 @@ const UNDERWAY: Duration = Duration::from_millis(40);
 pub struct Pace {
     rows_per_second: Option<u32>,
     free_at: Mutex<Option<Instant>>,
-    pages: AtomicI64,
+    rows: AtomicU64,
     /// Whom they give way to.
     pub traffic: Traffic,
 }
@@ -34,30 +36,31 @@ impl Pace {
         Self {
             rows_per_second,
             free_at: Mutex::default(),
-            pages: AtomicI64::new(*PAGES.start()),
+            rows: AtomicU64::new(*ROWS.start()),
             traffic: Traffic::default(),
         }
     }
 
     /// The turns of somebody who begins to work.
     pub fn turns(&self, haste: Haste) -> Turns<'_> {
-        Turns { pace: self, haste, began: Instant::now(), worked: Duration::ZERO, pages: 0 }
+        Turns { pace: self, haste, began: Instant::now(), worked: Duration::ZERO, done: 0, rows_a_page: MANY }
     }
 
-    /// How many pages are a piece just now.
-    pub fn pages(&self) -> i64 {
-        self.pages.load(Ordering::Relaxed)
+    /// How many pages are a piece just now, where each has so many rows to work on.
+    pub fn pages(&self, rows_a_page: u64) -> i64 {
+        pages(self.rows.load(Ordering::Relaxed), rows_a_page)
     }
 
     /// A piece took so long, and this is how the way was afterwards.
     fn took(&self, worked: Duration, way: Way) {
-        let pages = match way {
-            Way::Empty => self.pages() * 2,
-            Way::Clear if worked <= SHORT => self.pages() * 2,
-            Way::Clear if worked <= SHORT * 2 => self.pages(),
-            Way::Clear | Way::Busy => self.pages() / 2,
+        let rows = self.rows.load(Ordering::Relaxed);
+        let rows = match way {
+            Way::Empty => rows * 2,
+            Way::Clear if worked <= SHORT => rows * 2,
+            Way::Clear if worked <= SHORT * 2 => rows,
+            Way::Clear | Way::Busy => rows / 2,
         };
-        self.pages.store(pages.clamp(*PAGES.start(), *PAGES.end()), Ordering::Relaxed);
+        self.rows.store(rows.clamp(*ROWS.start(), *ROWS.end()), Ordering::Relaxed);
     }
 
     async fn take(&self, rows: u64) {
@@ -70,6 +73,11 @@ impl Pace {
         };
         tokio::time::sleep_until(until).await;
     }
+}
+
+/// How many pages are as much work as these rows.
+fn pages(rows: u64, rows_a_page: u64) -> i64 {
+    (rows / (PAGE + rows_a_page)).max(1).cast_signed()
 }
 
 /// What slows somebody's work down.
@@ -92,19 +100,31 @@ pub struct Turns<'a> {
     began: Instant,
     /// How long the present piece has taken, without waits.
     worked: Duration,
-    /// How much of it is done.
-    pages: i64,
+    /// How much of it is done, in rows.
+    done: u64,
+    /// How many rows were found in a page last.
+    rows_a_page: u64,
 }
 
 impl Turns<'_> {
-    /// How many pages are a piece.
-    pub fn pages(&self) -> i64 {
-        if self.haste == Haste::Hurried { *PAGES.end() } else { self.pace.pages() }
+    /// How many rows are a piece.
+    pub fn rows(&self) -> u64 {
+        if self.haste == Haste::Hurried { *ROWS.end() } else { self.pace.rows.load(Ordering::Relaxed) }
     }
 
-    /// How many rows are one, of those that were written meanwhile.
-    pub fn rows(&self) -> u64 {
-        self.pages().unsigned_abs() * ROWS_A_PAGE
+    /// How many pages are one.
+    pub fn pages(&self) -> i64 {
+        pages(self.rows(), self.rows_a_page)
+    }
+
+    /// So many rows are found in so many pages, from what is known.
+    pub fn found(&mut self, pages: i64, rows: u64) {
+        self.rows_a_page = rows / pages.unsigned_abs().max(1);
+    }
+
+    /// Whatever is looked through next is another table.
+    pub fn begin(&mut self) {
+        self.rows_a_page = MANY;
     }
 
     /// Whether so many rows are a piece: a tenth of a second's.
@@ -113,20 +133,35 @@ impl Turns<'_> {
         most.is_some_and(|most| rows >= u64::from(most / 10).max(1))
     }
 
-    /// So many pages were looked through and so many rows are done, or about to be sent: if that is a piece, waits until the next one
-    /// may begin.
-    pub async fn next(&mut self, pages: i64, rows: u64) {
+    /// What is a piece is done.
+    pub async fn next_piece(&mut self) {
+        self.next(self.rows(), 0).await;
+    }
+
+    /// Pages were looked through, and so many rows found in them.
+    pub async fn looked(&mut self, pages: i64, rows: u64) {
+        self.found(pages, rows);
+        self.next(pages.unsigned_abs() * PAGE + rows, 0).await;
+    }
+
+    /// Rows were sent.
+    pub async fn sent(&mut self, rows: u64) {
+        self.next(rows, rows).await;
+    }
+
+    /// So much was done, in rows, and so many were sent: if that is a piece, waits until the next one may begin.
+    async fn next(&mut self, done: u64, sent: u64) {
         self.worked += self.began.elapsed();
         if self.haste == Haste::Bounded {
-            self.pace.take(rows).await;
+            self.pace.take(sent).await;
         }
-        self.pages += pages + (rows / ROWS_A_PAGE).cast_signed();
-        if self.haste != Haste::Hurried && self.pages >= self.pace.pages() {
-            let underway = if rows > 0 { UNDERWAY } else { Duration::ZERO };
+        self.done += done;
+        if self.haste != Haste::Hurried && self.done >= self.rows() {
+            let underway = if sent > 0 { UNDERWAY } else { Duration::ZERO };
             let worked = std::mem::take(&mut self.worked).saturating_sub(underway);
             let way = self.pace.traffic.give_way(worked.max(SHORT / 5)).await;
             self.pace.took(worked, way);
-            self.pages = 0;
+            self.done = 0;
         }
         self.began = Instant::now();
     }
@@ -140,12 +175,27 @@ mod tests {
     fn pieces_grow_while_nobody_feels_them() {
         let (pace, took) = (Pace::of(None), |pace: &Pace, worked, way| {
             pace.took(worked, way);
-            pace.pages()
+            pace.rows.load(Ordering::Relaxed)
         });
-        assert_eq!(took(&pace, SHORT, Way::Busy), 20, "there are no smaller ones");
-        assert_eq!([SHORT, SHORT * 2, SHORT * 3].map(|worked| took(&pace, worked, Way::Clear)), [40, 40, 20]);
-        assert_eq!([(); 7].map(|()| took(&pace, SHORT * 100, Way::Empty)), [40, 80, 160, 320, 640, 1_000, 1_000]);
-        assert_eq!(took(&pace, Duration::ZERO, Way::Busy), 500);
+        assert_eq!(took(&pace, SHORT, Way::Busy), 2_000, "there are no smaller ones");
+        assert_eq!([SHORT, SHORT * 2, SHORT * 3].map(|worked| took(&pace, worked, Way::Clear)), [4_000, 4_000, 2_000]);
+        assert_eq!([(); 5].map(|()| took(&pace, SHORT * 100, Way::Empty)), [4_000, 8_000, 16_000, 32_000, 50_000]);
+        assert_eq!(took(&pace, Duration::ZERO, Way::Busy), 25_000);
+    }
+
+    #[test]
+    fn pages_with_little_in_them_are_looked_through_together() {
+        let pace = Pace::of(None);
+        let mut turns = pace.turns(Haste::Polite);
+        assert_eq!(turns.pages(), 19, "each may be full");
+        turns.found(19, 0);
+        assert_eq!(turns.pages(), 400);
+        turns.found(400, 6_000);
+        assert_eq!((turns.pages(), pace.pages(15)), (100, 100));
+        turns.found(1, 1_000_000);
+        assert_eq!(turns.pages(), 1);
+        turns.begin();
+        assert_eq!(turns.pages(), 19);
     }
 
     #[tokio::test]
@@ -153,7 +203,7 @@ mod tests {
         let (pace, began) = (Pace::of(Some(1_000)), Instant::now());
         let mut turns = pace.turns(Haste::Bounded);
         for _ in 0..3 {
-            turns.next(0, 100).await;
+            turns.sent(100).await;
         }
         assert!(turns.worked * 2 < began.elapsed(), "{:?} of {:?}", turns.worked, began.elapsed());
     }

@@ -22,7 +22,7 @@ use sqlx::{AssertSqlSafe, PgConnection};
 use super::busy::{LogEnds, sample};
 use super::copy::{Load, Table, bring_delta};
 use super::edges::{Attempt, Check, Fence, Group, Lines, Pass, SlotRow, State, StepError, World};
-use super::pace::{Haste, Pace, Turns};
+use super::pace::{Haste, MANY, Pace, Turns};
 use super::statements::{
     Pages, Trouble, activate, begin_snapshot, change, compare_all, delete, epochs, expect, forget, line, lock,
     lock_shard, pages, slot_rows, standings,
@@ -72,10 +72,19 @@ pub enum WorldError {
 }
 
 /// A place in the tables of a shard.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 struct Cursor {
     table: usize,
     page: i64,
+    /// How many rows each of the pages had that were looked through last.
+    rows_a_page: u64,
+}
+
+impl Cursor {
+    /// Where a table begins.
+    fn begin(table: usize) -> Self {
+        Self { table, page: 0, rows_a_page: MANY }
+    }
 }
 
 impl From<Trouble> for StepError {
@@ -219,7 +228,7 @@ impl PgWorld {
     /// How far the deletion of an attempt's rows in a shard is.
     fn cursor(&self, attempt: &Attempt, partition: u32) -> Cursor {
         let deleted = self.deleted.lock().unwrap_or_else(PoisonError::into_inner);
-        deleted.get(&(attempt.id.clone(), partition)).copied().unwrap_or_default()
+        deleted.get(&(attempt.id.clone(), partition)).copied().unwrap_or_else(|| Cursor::begin(0))
     }
 
     /// The deletion has come this far, and that is committed; `None`: to its end.
@@ -241,10 +250,11 @@ impl PgWorld {
         let cursor = self.cursor(attempt, partition);
         let shapes = self.shapes(shard).await?;
         let Some(table) = shapes.get(cursor.table) else { return Ok(None) };
-        let pages = pages(shard, table).await?;
-        let end = cursor.page + self.pace.pages();
-        delete(shard, table, &Pages::of(&attempt.group.slots, cursor.page..end)).await?;
-        Ok(Some(if end < pages { Cursor { page: end, ..cursor } } else { Cursor { table: cursor.table + 1, page: 0 } }))
+        let (pages, some) = (pages(shard, table).await?, self.pace.pages(cursor.rows_a_page));
+        let end = cursor.page + some;
+        let rows = delete(shard, table, &Pages::of(&attempt.group.slots, cursor.page..end)).await?;
+        let next = Cursor { page: end, rows_a_page: rows / some.unsigned_abs(), ..cursor };
+        Ok(Some(if end < pages { next } else { Cursor::begin(cursor.table + 1) }))
     }
 
     /// Has a shard's indexes on batch take in what was written before the first pass, which else does all of that at once.
@@ -253,12 +263,14 @@ impl PgWorld {
         if taken_in().contains(&partition) {
             return Ok(());
         }
+        // Most of it was done by autovacuum.
+        turns.found(1, 0);
         for (index, pages) in batch_indexes(shard).await? {
             let mut page = 0;
             while page < pages {
                 let end = page + turns.pages();
                 take_in_pages(shard, &index, page..end).await?;
-                turns.next(end.min(pages) - page, 0).await;
+                turns.looked(end - page, 0).await;
                 page = end;
             }
         }
@@ -284,17 +296,18 @@ impl PgWorld {
             // What the snapshot has lies in pages that there are by now.
             let (pages, mut page) = (pages(source, table).await?, 0);
             let (mut load, into) = (Load::default(), table.copy_in());
+            turns.begin();
             while page < pages {
                 let piece = page..page + turns.pages();
-                let out = table.copy_out(slots, &piece);
-                pass.rows += load.copy((&mut *source, &out), (&mut *target, &into), &mut turns, copied).await?;
-                turns.next(piece.end.min(pages) - page, 0).await;
+                let (out, looked) = (table.copy_out(slots, &piece), piece.end.min(pages) - page);
+                let rows = load.copy((&mut *source, &out), (&mut *target, &into), &mut turns, copied).await?;
+                pass.rows += rows;
+                turns.looked(looked, rows).await;
                 page = piece.end;
             }
             let rest = load.unload(target, &into).await?;
             copied(rest);
-            turns.next(0, rest).await;
-            pass.rows += rest;
+            turns.sent(rest).await;
             pass.lines.to = line(target).await?;
             within(sqlx::raw_sql("COMMIT").execute(&mut *target)).await?;
         }
@@ -487,7 +500,7 @@ impl World for PgWorld {
             let cursor = self.transaction(from, deletes).await?;
             self.advance(attempt, from, cursor);
             if cursor.is_some() {
-                turns.next(self.pace.pages(), 0).await;
+                turns.next_piece().await;
             }
             Ok(cursor.is_some())
         };

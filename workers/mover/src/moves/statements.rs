@@ -226,13 +226,15 @@ pub async fn compare_all(
     for table in tables {
         let pages = pages(source, table).await?.max(pages(target, table).await?);
         let (mut there, mut here, mut page) = (Sum::default(), Sum::default(), 0);
+        turns.begin();
         while page < pages {
             let piece = page..page + turns.pages();
-            let looked = piece.end.min(pages) - page;
+            let (looked, before) = (piece.end.min(pages) - page, there.rows + here.rows);
             page = piece.end;
             let some = Pages::of(slots, piece);
             try_join(there.add(source, table, &some), here.add(target, table, &some)).await?;
-            turns.next(looked, 0).await;
+            let rows = (there.rows + here.rows - before).unsigned_abs();
+            turns.looked(looked, rows).await;
         }
         if there != here {
             differs = Some(format!(
@@ -267,10 +269,10 @@ impl Pages {
     }
 }
 
-/// Deletes rows.
-pub async fn delete(shard: &mut PgConnection, table: &Table, pages: &Pages) -> sqlx::Result<()> {
+/// Deletes rows. Gives their number.
+pub async fn delete(shard: &mut PgConnection, table: &Table, pages: &Pages) -> sqlx::Result<u64> {
     let delete = sqlx::query(AssertSqlSafe(table.delete())).bind(&pages.slots).bind(&pages.from).bind(&pages.to);
-    delete.execute(shard).await.map(drop)
+    Ok(delete.execute(shard).await?.rows_affected())
 }
 
 /// What rows come to.

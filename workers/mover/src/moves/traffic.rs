@@ -22,8 +22,8 @@ const SHORT: Duration = Duration::from_millis(30);
 const EMPTY: Duration = Duration::from_millis(500);
 /// For each time of work, the rest where anybody works: who waits for a processor is not seen before it has waited.
 const REST: u32 = 1;
-/// And the most while something waits: a fifth of the time is the mover's, whatever else goes on.
-const MOST_REST: u32 = 4;
+/// And the most while something waits: a third of the time is the mover's, whatever else goes on.
+const MOST_REST: u32 = 2;
 /// And never longer than this at once.
 const LONGEST_REST: Duration = Duration::from_secs(1);
 
@@ -298,7 +298,7 @@ mod tests {
     fn a_rest_is_as_long_as_the_work_and_longer_where_somebody_waits_and_bounded() {
         assert_eq!(rest(10 * MS, Way::Empty), [Duration::ZERO; 2]);
         assert_eq!(rest(10 * MS, Way::Clear), [10 * MS; 2]);
-        assert_eq!(rest(10 * MS, Way::Busy), [10 * MS, 40 * MS]);
+        assert_eq!(rest(10 * MS, Way::Busy), [10 * MS, 20 * MS]);
         assert_eq!(rest(Duration::from_secs(60), Way::Busy), [LONGEST_REST; 2]);
     }
 }
