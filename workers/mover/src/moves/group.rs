@@ -207,18 +207,7 @@ impl<W: World, C: Clock> Mover<'_, W, C> {
             }
             Ok::<_, GroupError>(())
         };
-        let copied = async {
-            let copied = self.caught_up(attempt, near.batch, &near.lines, Check::Hurried).await;
-            let after = self.clock.now().duration_since(began);
-            tracing::info!(after_ms = after.as_millis(), rows = copied.as_ref().map_or(0, |pass| pass.rows), "DELTA");
-            copied
-        };
-        let relayed = async {
-            let relayed = relayed.await;
-            let after = self.clock.now().duration_since(began);
-            tracing::info!(after_ms = after.as_millis(), "RELAYED");
-            relayed
-        };
+        let copied = self.caught_up(attempt, near.batch, &near.lines, Check::Hurried);
         let (relayed, copied) = futures::future::join(relayed, copied).await;
         relayed?;
         copied?;
