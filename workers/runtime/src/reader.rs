@@ -281,6 +281,10 @@ impl<S: Service> ReaderThread<S> {
     /// fetched again.
     fn change(&mut self, standings: &Standings) -> KafkaResult<Read<S::Plan>> {
         self.slots.retain(|slot, _| standings.contains_key(slot));
+        if self.slots.is_empty() {
+            // While nothing is read, nobody looks whether the topic is still the same.
+            return self.take_up(standings);
+        }
         let assigned = self.consumer.assignment()?;
         let assigned = assigned.elements().into_iter().map(|partition| partition.partition().unsigned_abs());
         // One that halted is looked at again.

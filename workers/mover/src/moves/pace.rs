@@ -9,10 +9,12 @@ use tokio::time::Instant;
 
 use super::traffic::{Traffic, Way};
 
-/// Rows that are a piece of work: few where others are to be given way, so that they do not wait for its end either.
+/// Rows that are a piece of work: few where others work, so that they do not wait for its end either.
 const ROWS: RangeInclusive<u64> = 2_000..=50_000;
 /// A page that is looked through is as much work as so many rows, beside those that are found in it.
 const PAGE: u64 = 5;
+/// Pages that are looked through at once, however little was found in those before them.
+const MOST_PAGES: u64 = 1_000;
 /// How many rows are found in a page, before any was looked through.
 pub const MANY: u64 = 100;
 /// How long a piece is that nobody feels.
@@ -75,17 +77,17 @@ impl Pace {
     }
 }
 
-/// How many pages are as much work as these rows.
+/// How many pages are as much work as these rows. The next ones may be full where the last ones were not.
 fn pages(rows: u64, rows_a_page: u64) -> i64 {
-    (rows / (PAGE + rows_a_page)).max(1).cast_signed()
+    (rows / (PAGE + rows_a_page)).clamp(1, MOST_PAGES).cast_signed()
 }
 
 /// What slows somebody's work down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Haste {
-    /// Only so many rows go in a second, and it gives way.
+    /// Only so many rows go in a second, and it rests.
     Bounded,
-    /// It gives way, but is not bounded: of what was written meanwhile there is more with each second.
+    /// It rests, but is not bounded: of what was written meanwhile there is more with each second.
     Polite,
     /// Nothing: one piece after another.
     Hurried,
@@ -191,7 +193,7 @@ mod tests {
         turns.found(19, 0);
         assert_eq!(turns.pages(), 400);
         turns.found(400, 6_000);
-        assert_eq!((turns.pages(), pace.pages(15)), (100, 100));
+        assert_eq!((turns.pages(), pace.pages(15), pages(50_000, 0)), (100, 100, 1_000));
         turns.found(1, 1_000_000);
         assert_eq!(turns.pages(), 1);
         turns.begin();
