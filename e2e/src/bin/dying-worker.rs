@@ -57,8 +57,8 @@ impl<S: Service, E: Shard<S>> Shard<S> for Dying<E> {
         self.edge.adopt(strays).await
     }
 
-    async fn begin(&mut self, mark: Option<i64>, advances: &[Advance]) -> Result<Option<Fence>, ShardError> {
-        self.edge.begin(mark, advances).await
+    async fn begin(&mut self, advances: &[Advance]) -> Result<Option<Fence>, ShardError> {
+        self.edge.begin(advances).await
     }
 
     async fn apply(&mut self, batch: i64, plan: &Arc<S::Plan>) -> Result<Outcomes, ShardError> {
@@ -69,9 +69,9 @@ impl<S: Service, E: Shard<S>> Shard<S> for Dying<E> {
         self.edge.bury(batch, dead).await
     }
 
-    async fn commit(&mut self) -> Result<(), ShardError> {
+    async fn commit(&mut self, mark: Option<i64>) -> Result<(), ShardError> {
         self.fate.meet(Point::BeforeCommit);
-        let committed = self.edge.commit().await;
+        let committed = self.edge.commit(mark).await;
         self.fate.meet(Point::AfterCommit);
         committed
     }

@@ -8,6 +8,8 @@ use shardlane_e2e::direct::Direct;
 use shardlane_e2e::plain::PlainService;
 use shardlane_e2e::signups::{check_shards, requests, send_all, told_the_same};
 use shardlane_e2e::{same, setting, topic, until};
+use shardlane_runtime::database::within;
+use shardlane_runtime::shard::{Raised, raise_mark};
 
 use crate::spec;
 
@@ -44,6 +46,22 @@ async fn a_stopped_worker_ends_well_and_everything_committed_is_published() -> R
         .fetch_one(&mut service.shard(0).await?)
         .await?;
     same("batches not published", row.0 - row.1, 0)
+}
+
+#[tokio::test]
+async fn a_mark_is_raised_unless_a_batch_is_being_written() -> Result<()> {
+    let service = PlainService::prepare("mark", spec("mark", 1, 2)).await?;
+    let [mut relay, mut batch] = [service.shard(0).await?, service.shard(0).await?];
+    sqlx::raw_sql("UPDATE shard SET owner = 'me', batch = 7").execute(&mut relay).await?;
+    sqlx::raw_sql("BEGIN; SELECT FROM shard FOR UPDATE").execute(&mut batch).await?;
+    same("under a batch", within(raise_mark(&mut relay, "me", 5)).await?, Raised::NotNow)?;
+    sqlx::raw_sql("ROLLBACK").execute(&mut batch).await?;
+    same("after it", within(raise_mark(&mut relay, "me", 5)).await?, Raised::Yes)?;
+    same("by somebody else", within(raise_mark(&mut relay, "another", 6)).await?, Raised::Fenced)?;
+    let mark = "SELECT relayed_batch FROM shard";
+    same("the mark", sqlx::query_scalar::<_, i64>(mark).fetch_one(&mut relay).await?, 5)?;
+    within(raise_mark(&mut relay, "me", 9)).await?;
+    same("the mark of a shard that was taken back", sqlx::query_scalar::<_, i64>(mark).fetch_one(&mut relay).await?, 7)
 }
 
 /// Waits until this many requests have been answered twice, each time the same.

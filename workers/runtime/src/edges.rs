@@ -78,13 +78,8 @@ pub trait Shard<S: Service>: Send {
     /// Takes in partitions that are no slots, to be read from these offsets: their records become dead letters.
     fn adopt(&mut self, strays: &[(u32, i64)]) -> impl Future<Output = Result<(), ShardError>> + Send;
 
-    /// Begins a transaction, locks the fence, raises the relay's mark and moves the slots over the batch's records. `None`:
-    /// another worker has taken over.
-    fn begin(
-        &mut self,
-        mark: Option<i64>,
-        advances: &[Advance],
-    ) -> impl Future<Output = Result<Option<Fence>, ShardError>> + Send;
+    /// Begins a transaction, locks the fence and moves the slots over the batch's records. `None`: another worker has taken over.
+    fn begin(&mut self, advances: &[Advance]) -> impl Future<Output = Result<Option<Fence>, ShardError>> + Send;
 
     /// Writes the service's state and outcomes. Gives what is to be published of it.
     fn apply(&mut self, batch: i64, plan: &Arc<S::Plan>) -> impl Future<Output = Result<Outcomes, ShardError>> + Send;
@@ -92,8 +87,8 @@ pub trait Shard<S: Service>: Send {
     /// Stores dead letters. Gives what is to be published of them, with the batch.
     fn bury(&mut self, batch: i64, dead: &[DeadLetter]) -> impl Future<Output = Result<Outcomes, ShardError>> + Send;
 
-    /// Ends the transaction; from its return on, nothing of it can be lost.
-    fn commit(&mut self) -> impl Future<Output = Result<(), ShardError>> + Send;
+    /// Raises the relay's mark and ends the transaction; from its return on, nothing of it can be lost.
+    fn commit(&mut self, mark: Option<i64>) -> impl Future<Output = Result<(), ShardError>> + Send;
 
     /// Ends the transaction as if it had never been.
     fn roll_back(&mut self) -> impl Future<Output = Result<(), ShardError>> + Send;
@@ -174,8 +169,8 @@ pub trait Outbox: Send {
     /// relay is.
     fn window(&mut self, mark: Option<i64>, fresh: &Fresh) -> impl Future<Output = Result<Window, OutboxError>> + Send;
 
-    /// Notes that everything up to a batch is published.
-    fn raise_mark(&mut self, batch: i64) -> impl Future<Output = Result<(), OutboxError>> + Send;
+    /// Notes that everything up to a batch is published. `false`: not now, for a batch is being written.
+    fn raise_mark(&mut self, batch: i64) -> impl Future<Output = Result<bool, OutboxError>> + Send;
 }
 
 /// Where the relay publishes.

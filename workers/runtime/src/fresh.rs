@@ -4,7 +4,7 @@
 //! as much as one window; the relay takes from here only what follows its mark without a gap, and reads everything else from the
 //! shard. Of what had no room the sizes are kept, so that the relay reads many small batches at once, and few large ones.
 //!
-//! To the loop: the relay's mark, so that the next batch carries it into the shard. Otherwise the two would wait for each other
+//! To the loop: the relay's mark, so that the batch at hand carries it into the shard. Otherwise the two would wait for each other
 //! at the shard's row.
 
 use std::collections::VecDeque;

@@ -525,8 +525,7 @@ async fn write<S: Service, H: Shard<S>>(
     work: &Work<S::Plan>,
     fresh: &Fresh,
 ) -> Result<Written, Failure> {
-    let mark = fresh.to_raise();
-    let fence = shard.begin(mark, &work.advances).await?.ok_or(Failure::End(LoopEnd::Fenced))?;
+    let fence = shard.begin(&work.advances).await?.ok_or(Failure::End(LoopEnd::Fenced))?;
     if fence.slots_version != version || !fence.advanced {
         shard.roll_back().await?;
         return Err(if fence.slots_version == version { Failure::Stale } else { Failure::Changed });
@@ -535,7 +534,9 @@ async fn write<S: Service, H: Shard<S>>(
     if !work.dead.is_empty() {
         outcomes.push(shard.bury(fence.batch, &work.dead).await?);
     }
-    shard.commit().await?;
+    // As late as can be: what is published while a batch is written is known with it, and not with the next one.
+    let mark = fresh.to_raise();
+    shard.commit(mark).await?;
     if let Some(mark) = mark {
         fresh.raised(mark);
     }

@@ -14,7 +14,7 @@ use crate::fresh::Fresh;
 use crate::intake::{Advance, DeadLetter};
 use crate::process::with_causes;
 use crate::service::{BatchRange, Rejection, Tables};
-use crate::shard;
+use crate::shard::{self, Raised};
 
 /// What a loop's connection is told first: it looks some thousand keys up, in tables of any size, and that is always best done
 /// by their index. Of a young table the planner knows too little, and might read all of it for each key.
@@ -162,8 +162,8 @@ impl<S: Tables> Shard<S> for PgShard<S> {
         self.said(adopted)
     }
 
-    async fn begin(&mut self, mark: Option<i64>, advances: &[Advance]) -> Result<Option<Fence>, ShardError> {
-        let fence = async { within(shard::begin(self.session.get().await?, &self.owner, mark, advances)).await }.await;
+    async fn begin(&mut self, advances: &[Advance]) -> Result<Option<Fence>, ShardError> {
+        let fence = async { within(shard::begin(self.session.get().await?, &self.owner, advances)).await }.await;
         self.said(fence)
     }
 
@@ -190,9 +190,9 @@ impl<S: Tables> Shard<S> for PgShard<S> {
         }))
     }
 
-    async fn commit(&mut self) -> Result<(), ShardError> {
-        let done = async { within(sqlx::raw_sql("COMMIT").execute(self.session.same()?)).await }.await;
-        self.said(done).map(drop)
+    async fn commit(&mut self, mark: Option<i64>) -> Result<(), ShardError> {
+        let done = async { within(shard::commit(self.session.same()?, mark)).await }.await;
+        self.said(done)
     }
 
     async fn roll_back(&mut self) -> Result<(), ShardError> {
@@ -286,13 +286,16 @@ impl<S: Tables> Outbox for PgOutbox<S> {
         self.said(window)
     }
 
-    async fn raise_mark(&mut self, batch: i64) -> Result<(), OutboxError> {
+    async fn raise_mark(&mut self, batch: i64) -> Result<bool, OutboxError> {
         let raised = async {
             let connection = self.session.get().await?;
             Ok(within(shard::raise_mark(connection, &self.owner, batch)).await?)
         };
         let raised = raised.await;
-        if self.said(raised)? { Ok(()) } else { Err(OutboxError::Fenced) }
+        match self.said(raised)? {
+            Raised::Fenced => Err(OutboxError::Fenced),
+            raised => Ok(raised == Raised::Yes),
+        }
     }
 }
 

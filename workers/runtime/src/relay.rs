@@ -19,8 +19,7 @@ use crate::producer::Outgoing;
 
 /// How long an idle relay waits; a commit wakes it at once.
 const IDLE: Duration = Duration::from_secs(1);
-/// How long no batch is committed that would carry the mark into the shard, before the relay does it by itself. Longer than a
-/// large batch takes, for whose end the relay would else wait.
+/// How long no batch is committed that would carry the mark into the shard, before the relay does it by itself.
 const QUIET: Duration = Duration::from_millis(100);
 /// The part of a worker's health that this is.
 pub const RELAY: &str = "relay";
@@ -99,8 +98,10 @@ impl<O: Outbox, T: Outlet, C: Clock> Relay<O, T, C> {
         if window.to <= window.after {
             self.fresh.published(mark, window.after);
             if quiet && let Some(mark) = self.fresh.to_raise() {
-                self.outbox.raise_mark(mark).await?;
-                self.fresh.raised(mark);
+                // The batch that is being written carries it into the shard, or there is time again.
+                if self.outbox.raise_mark(mark).await? {
+                    self.fresh.raised(mark);
+                }
             }
             return Ok(false);
         }

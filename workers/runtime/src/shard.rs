@@ -68,16 +68,9 @@ pub async fn start_over(tx: &mut PgConnection) -> sqlx::Result<()> {
 /// Begins a transaction, locks the shard for a batch and moves the slots over its records, in one trip to the server. `None`:
 /// another worker has taken over, and no transaction has begun.
 ///
-/// The relay's mark goes with it, else the relay would wait for the row until the batch is committed. It never goes beyond what
-/// the shard has, which may have been taken back.
-pub async fn begin(
-    shard: &mut PgConnection,
-    owner: &str,
-    mark: Option<i64>,
-    advances: &[Advance],
-) -> sqlx::Result<Option<Fence>> {
+pub async fn begin(shard: &mut PgConnection, owner: &str, advances: &[Advance]) -> sqlx::Result<Option<Fence>> {
     // The worker's own name, quoted, and numbers: several statements at once take no parameters.
-    let statements = AssertSqlSafe(begin_statements(owner, mark.unwrap_or(0), advances));
+    let statements = AssertSqlSafe(begin_statements(owner, advances));
     let (mut fence, mut moved) = (None, 0);
     let mut answers = sqlx::raw_sql(statements).fetch_many(&mut *shard);
     while let Some(answer) = answers.try_next().await? {
@@ -98,12 +91,10 @@ pub async fn begin(
 }
 
 /// Whoever does not own the shard moves nothing.
-fn begin_statements(owner: &str, mark: i64, advances: &[Advance]) -> String {
+fn begin_statements(owner: &str, advances: &[Advance]) -> String {
     let owner = owner.replace('\'', "''");
-    let mut statements = format!(
-        "BEGIN; UPDATE shard SET batch = batch + 1, relayed_batch = GREATEST(relayed_batch, LEAST(batch, {mark}))
-         WHERE owner = '{owner}' RETURNING batch, slots_version;"
-    );
+    let mut statements =
+        format!("BEGIN; UPDATE shard SET batch = batch + 1 WHERE owner = '{owner}' RETURNING batch, slots_version;");
     for (at, Advance { slot, from, to, memory }) in advances.iter().enumerate() {
         let Memory { timestamp, digest } = memory;
         let separator = if at == 0 { MOVE_SLOTS } else { ", " };
@@ -282,13 +273,39 @@ pub async fn unpublished(shard: &mut PgConnection, owner: &str) -> sqlx::Result<
     Ok(row.map(|row| BatchRange { after: row.get(0), to: row.get(1) }))
 }
 
-/// Notes that everything up to `batch` is published. `false`: another worker has taken over.
-pub async fn raise_mark(shard: &mut PgConnection, owner: &str, batch: i64) -> sqlx::Result<bool> {
-    let done =
-        sqlx::query("UPDATE shard SET relayed_batch = GREATEST(relayed_batch, LEAST(batch, $2)) WHERE owner = $1")
-            .bind(owner)
-            .bind(batch)
-            .execute(shard)
-            .await?;
-    Ok(done.rows_affected() == 1)
+/// Ends the transaction that [`begin`] began, and raises the relay's mark with it, in one trip to the server: the relay would else wait
+/// for the row. The mark never goes beyond what the shard has, which may have been taken back.
+pub async fn commit(tx: &mut PgConnection, mark: Option<i64>) -> sqlx::Result<()> {
+    let raise =
+        mark.map(|mark| format!("UPDATE shard SET relayed_batch = GREATEST(relayed_batch, LEAST(batch, {mark}));"));
+    let statements = AssertSqlSafe(format!("{} COMMIT", raise.unwrap_or_default()));
+    sqlx::raw_sql(statements).execute(tx).await.map(drop)
+}
+
+/// Notes that everything up to `batch` is published, if nobody else has the row: whoever has it may have it for long.
+pub async fn raise_mark(shard: &mut PgConnection, owner: &str, batch: i64) -> sqlx::Result<Raised> {
+    let done = sqlx::query(
+        "UPDATE shard SET relayed_batch = GREATEST(relayed_batch, LEAST(batch, $2))
+         WHERE singleton = (SELECT singleton FROM shard WHERE owner = $1 FOR UPDATE SKIP LOCKED)",
+    )
+    .bind(owner)
+    .bind(batch)
+    .execute(&mut *shard)
+    .await?;
+    if done.rows_affected() == 1 {
+        return Ok(Raised::Yes);
+    }
+    let owns = sqlx::query("SELECT FROM shard WHERE owner = $1").bind(owner).fetch_optional(shard).await?;
+    Ok(if owns.is_some() { Raised::NotNow } else { Raised::Fenced })
+}
+
+/// Whether a mark was raised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Raised {
+    /// It was.
+    Yes,
+    /// Somebody else works on the shard's row.
+    NotNow,
+    /// Another worker has taken over.
+    Fenced,
 }

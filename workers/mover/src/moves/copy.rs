@@ -200,7 +200,7 @@ pub async fn bring_delta(
     let mut pieces = Pieces::of(source.copy_out_raw(&table.delta_out(slots, after)).await?);
     let (mut brought, mut load, mut more) = (Brought::default(), Load::default(), true);
     while more {
-        more = load.fill(&mut pieces, turns).await?;
+        more = load.fill(&mut pieces, turns, turns.rows_to_merge()).await?;
         if load.rows == 0 {
             break;
         }
@@ -299,11 +299,12 @@ impl Load {
         &mut self,
         rows: &mut Pieces<S>,
         turns: &Turns<'_>,
+        piece: u64,
     ) -> sqlx::Result<bool> {
         while rows.row(&mut self.bytes).await? {
             self.rows += 1;
             // After a piece after which it has to wait for long, both sides would think that nobody is there any more.
-            if self.rows >= turns.rows() || self.bytes.len() >= LARGE || turns.is_enough(self.rows) {
+            if self.rows >= piece || self.bytes.len() >= LARGE || turns.is_enough(self.rows) {
                 return Ok(true);
             }
         }
@@ -335,7 +336,7 @@ impl Load {
         copied: &(dyn Fn(u64) + Sync),
     ) -> sqlx::Result<u64> {
         let (mut rows, mut unloaded, waited) = (Pieces::of(source.copy_out_raw(out).await?), 0, self.rows);
-        while self.fill(&mut rows, turns).await? {
+        while self.fill(&mut rows, turns, turns.rows()).await? {
             let some = self.unload(target, into).await?;
             unloaded += some;
             copied(some);

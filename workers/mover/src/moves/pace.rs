@@ -18,8 +18,9 @@ const MOST_PAGES: u64 = 1_000;
 /// How many rows are found in a page, before any was looked through.
 pub const MANY: u64 = 100;
 /// How long a piece is that nobody feels.
-const SHORT: Duration = Duration::from_millis(5);
-/// The end of a copy may wait for so long in the network, without anybody's work (see [`super::copy::bring_delta`]).
+const SHORT: Duration = Duration::from_millis(10);
+/// So much of a piece may be no work: its end waits in the network (see [`super::copy::bring_delta`]), and each statement for a
+/// processor where there are few. The snapshot that is read meanwhile must not get old, for what it keeps hinders the worker too.
 const UNDERWAY: Duration = Duration::from_millis(40);
 
 /// Bounds rows per second, over everybody who takes turns, and has them give way.
@@ -114,6 +115,11 @@ impl Turns<'_> {
         if self.haste == Haste::Hurried { *ROWS.end() } else { self.pace.rows.load(Ordering::Relaxed) }
     }
 
+    /// How many rows are one of those that were written meanwhile: four statements take each piece of them.
+    pub fn rows_to_merge(&self) -> u64 {
+        (self.rows() * 4).min(*ROWS.end())
+    }
+
     /// How many pages are one.
     pub fn pages(&self) -> i64 {
         pages(self.rows(), self.rows_a_page)
@@ -159,8 +165,7 @@ impl Turns<'_> {
         }
         self.done += done;
         if self.haste != Haste::Hurried && self.done >= self.rows() {
-            let underway = if sent > 0 { UNDERWAY } else { Duration::ZERO };
-            let worked = std::mem::take(&mut self.worked).saturating_sub(underway);
+            let worked = std::mem::take(&mut self.worked).saturating_sub(UNDERWAY);
             let way = self.pace.traffic.give_way(worked.max(SHORT / 5)).await;
             self.pace.took(worked, way);
             self.done = 0;

@@ -2,25 +2,25 @@
 //!
 //! A copy that takes what the processors have left is welcome; one that takes more has a worker fall behind, and what it is behind
 //! must be worked off while users wait. So it is watched for how long what lies in the log waits for the shard, and what lies in
-//! the shard for the relay; while that is more than it was at first, the mover works in the smallest pieces. Whatever it sees, it rests
-//! after each piece unless nobody works there at all, but never for good.
+//! the shard for the relay; while that is more than it was at first, the mover rests. It never rests for good: a service that is
+//! moved because it cannot keep up would else never be moved.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
 
 /// How long it is watched at first what is usual.
 const LEARN: Duration = Duration::from_millis(500);
 /// A wait is long that is longer than so many usual ones.
 const TIMES: u32 = 2;
 /// And longer than this.
-const SHORT: Duration = Duration::from_millis(30);
+const SHORT: Duration = Duration::from_millis(50);
 /// For how long nothing comes where nobody is.
 const EMPTY: Duration = Duration::from_millis(500);
-/// For each time of work, the rest where anybody works: who waits for a processor is not seen before it has waited. A third of the time
-/// is the mover's, whatever goes on: a service that is moved because it cannot keep up would else never be moved.
+/// For each time of work, the most of rest: a third of the time is the mover's, whatever else goes on.
 const REST: u32 = 2;
 /// And never longer than this at once.
 const LONGEST_REST: Duration = Duration::from_secs(1);
@@ -90,8 +90,6 @@ struct Seen {
 #[derive(Debug, Default)]
 struct State {
     began: Option<Instant>,
-    /// How the way was when somebody looked last.
-    way: Option<Way>,
     usual: Duration,
     shards: HashMap<u32, Seen>,
 }
@@ -113,7 +111,7 @@ impl State {
     }
 
     /// What is not known yet is taken for busy, unless nothing waits at all.
-    fn judge(&self, now: Instant) -> Way {
+    fn way(&self, now: Instant) -> Way {
         let Some(began) = self.began else { return Way::Busy };
         let most = if now - began >= LEARN { SHORT.max(self.usual * TIMES) } else { Duration::ZERO };
         let mut seen = self.shards.values();
@@ -128,9 +126,10 @@ impl State {
 }
 
 /// What is known of all shards that are watched.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Traffic {
     state: Mutex<State>,
+    way: watch::Sender<Way>,
 }
 
 /// Whether somebody is to be given way.
@@ -142,6 +141,12 @@ pub enum Way {
     Clear,
     /// Nothing has come for a while.
     Empty,
+}
+
+impl Default for Traffic {
+    fn default() -> Self {
+        Self { state: Mutex::default(), way: watch::Sender::new(Way::Busy) }
+    }
 }
 
 impl Traffic {
@@ -163,28 +168,30 @@ impl Traffic {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         change(&mut state, now);
-        state.way = Some(state.judge(now));
+        self.way.send_replace(state.way(now));
     }
 
-    /// Rests, if anybody works there, after having worked for this long. Gives how the way was before.
+    /// Rests while somebody is to be given way, after having worked for this long. Gives how the way was before.
     pub async fn give_way(&self, worked: Duration) -> Way {
-        let found = self.way();
-        sleep(rest(worked, found)).await;
+        let mut way = self.way.subscribe();
+        let found = *way.borrow();
+        if found == Way::Busy {
+            // That it takes too long is no error, and whom it waits for outlives it.
+            let _ = timeout(rest(worked), way.wait_for(|way| *way != Way::Busy)).await;
+        }
         found
-    }
-
-    fn way(&self) -> Way {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).way.unwrap_or(Way::Busy)
     }
 }
 
-/// How long to rest after having worked for this long.
-fn rest(worked: Duration, way: Way) -> Duration {
-    if way == Way::Empty { Duration::ZERO } else { (worked * REST).min(LONGEST_REST) }
+/// The most of rest after having worked for this long.
+fn rest(worked: Duration) -> Duration {
+    (worked * REST).min(LONGEST_REST)
 }
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt as _;
+
     use super::*;
 
     const MS: Duration = Duration::from_millis(1);
@@ -222,11 +229,11 @@ mod tests {
     #[test]
     fn a_worker_that_falls_behind_is_given_way_until_it_has_caught_up() {
         let (mut state, began) = (State::default(), Instant::now());
-        assert_eq!(state.judge(began), Way::Busy, "nothing is known");
+        assert_eq!(state.way(began), Way::Busy, "nothing is known");
         // It writes four times a second.
         let mut tick = |at: u32, stand| {
             state.note(began + at * MS, 0, sample(i64::from(at), stand));
-            state.judge(began + at * MS) != Way::Busy
+            state.way(began + at * MS) != Way::Busy
         };
         assert!(tick(0, 0), "nothing waits");
         assert!(!tick(50, 0));
@@ -245,7 +252,7 @@ mod tests {
         let mut tick = |at: u32, relayed| {
             let sample = Sample { batch: i64::from(at), relayed, ..sample(0, 0) };
             state.note(began + at * MS, 0, sample);
-            state.judge(began + at * MS) != Way::Busy
+            state.way(began + at * MS) != Way::Busy
         };
         for at in (0..1_000).step_by(20) {
             tick(at, i64::from(at));
@@ -262,27 +269,27 @@ mod tests {
         let come = Sample { slots: [1, 2, 3].into(), ..sample(5_000, 4_000) };
         state.note(began + 1_200 * MS, 0, come.clone());
         state.note(began + 1_240 * MS, 0, come);
-        assert_eq!(state.judge(began + 1_240 * MS), Way::Empty);
+        assert_eq!(state.way(began + 1_240 * MS), Way::Empty);
     }
 
-    #[test]
-    fn the_way_is_as_it_was_seen_last() {
+    #[tokio::test]
+    async fn nobody_rests_while_the_way_is_clear() {
         let traffic = Traffic::default();
-        assert_eq!(traffic.way(), Way::Busy, "nothing is known yet");
+        let rests = |traffic: &Traffic| traffic.give_way(Duration::from_secs(3_600)).now_or_never().is_none();
+        assert!(rests(&traffic), "nothing is known yet");
         traffic.note(0, sample(7, 7));
-        assert_eq!(traffic.way(), Way::Clear);
+        assert!(!rests(&traffic));
         traffic.note(0, sample(8, 7));
-        assert_eq!(traffic.way(), Way::Busy);
+        assert!(rests(&traffic));
         traffic.leave(&[0]);
-        assert_eq!(traffic.way(), Way::Clear, "nobody looks at it");
+        assert!(!rests(&traffic), "nobody looks at it");
         traffic.note(0, sample(9, 7));
-        assert_eq!(traffic.way(), Way::Busy, "what waited then still waits");
+        assert!(rests(&traffic), "what waited then still waits");
     }
 
     #[test]
-    fn whoever_works_beside_others_rests_and_not_for_long() {
-        assert_eq!(rest(10 * MS, Way::Empty), Duration::ZERO);
-        assert_eq!([Way::Clear, Way::Busy].map(|way| rest(10 * MS, way)), [20 * MS; 2]);
-        assert_eq!(rest(Duration::from_secs(60), Way::Busy), LONGEST_REST);
+    fn a_rest_is_bounded() {
+        assert_eq!(rest(10 * MS), 20 * MS);
+        assert_eq!(rest(Duration::from_secs(60)), LONGEST_REST);
     }
 }

@@ -73,15 +73,20 @@ impl Session {
 
     /// Waits for the fence row.
     pub async fn lock(&mut self) -> Result<(), ShardError> {
-        loop {
-            self.step().await?;
-            let mut world = self.world.lock();
-            let server = &mut world.servers[self.server];
-            if server.locked_by.is_none() {
-                server.locked_by = self.id;
-                return Ok(());
-            }
+        while !self.lock_at_once().await? {}
+        Ok(())
+    }
+
+    /// Takes the fence row if nobody has it.
+    async fn lock_at_once(&mut self) -> Result<bool, ShardError> {
+        self.step().await?;
+        let mut world = self.world.lock();
+        let server = &mut world.servers[self.server];
+        let free = server.locked_by.is_none();
+        if free {
+            server.locked_by = self.id;
         }
+        Ok(free)
     }
 
     pub fn unlock(&mut self) {
@@ -206,7 +211,7 @@ impl Shard<Model> for SimShard {
         Ok(())
     }
 
-    async fn begin(&mut self, mark: Option<i64>, advances: &[Advance]) -> Result<Option<Fence>, ShardError> {
+    async fn begin(&mut self, advances: &[Advance]) -> Result<Option<Fence>, ShardError> {
         self.session.lock().await?;
         let (mut tx, owns, fault) = {
             let world = self.world();
@@ -217,7 +222,6 @@ impl Shard<Model> for SimShard {
             self.session.unlock();
             return Ok(None);
         }
-        tx.relayed = tx.relayed.max(mark.unwrap_or(0).min(tx.batch));
         tx.batch += 1;
         let ignored = fault == Some(Fault::SlotsVersionIgnored);
         let slots_version = if ignored { self.known_version } else { tx.slots_version };
@@ -270,8 +274,10 @@ impl Shard<Model> for SimShard {
         Ok(Box::new(move || Ok(records)))
     }
 
-    async fn commit(&mut self) -> Result<(), ShardError> {
+    async fn commit(&mut self, mark: Option<i64>) -> Result<(), ShardError> {
         self.step_in_tx().await?;
+        let db = self.tx();
+        db.relayed = db.relayed.max(mark.unwrap_or(0).min(db.batch));
         let tx = self.tx.take().expect("a transaction has begun");
         let answer_lost = {
             let mut world = self.world();
@@ -470,8 +476,10 @@ impl Outbox for SimOutbox {
         Ok(window)
     }
 
-    async fn raise_mark(&mut self, batch: i64) -> Result<(), OutboxError> {
-        self.session.lock().await.map_err(passing)?;
+    async fn raise_mark(&mut self, batch: i64) -> Result<bool, OutboxError> {
+        if !self.session.lock_at_once().await.map_err(passing)? {
+            return Ok(false);
+        }
         let owns = {
             let mut world = self.session.world.lock();
             let owns = self.owns(&world);
@@ -491,7 +499,7 @@ impl Outbox for SimOutbox {
             step().await;
             self.session.world.lock().published.push(Published { record, by_owner: true });
         }
-        Ok(())
+        Ok(true)
     }
 }
 
