@@ -16,7 +16,7 @@ const PAGE: u64 = 5;
 /// Pages that are looked through at once, however little was found in those before them.
 const MOST_PAGES: u64 = 1_000;
 /// How many rows are found in a page, before any was looked through.
-pub const MANY: u64 = 100;
+const MANY: u64 = 100;
 /// How long a piece is that nobody feels.
 const SHORT: Duration = Duration::from_millis(10);
 /// So much of a piece may be no work: its end waits in the network (see [`super::copy::bring_delta`]), and each statement for a
@@ -46,12 +46,12 @@ impl Pace {
 
     /// The turns of somebody who begins to work.
     pub fn turns(&self, haste: Haste) -> Turns<'_> {
-        Turns { pace: self, haste, began: Instant::now(), worked: Duration::ZERO, done: 0, rows_a_page: MANY }
+        Turns { pace: self, haste, began: Instant::now(), worked: Duration::ZERO, done: 0, density: Density::default() }
     }
 
-    /// How many pages are a piece just now, where each has so many rows to work on.
-    pub fn pages(&self, rows_a_page: u64) -> i64 {
-        pages(self.rows.load(Ordering::Relaxed), rows_a_page)
+    /// How many pages are a piece just now.
+    pub fn pages(&self, density: Density) -> i64 {
+        density.pages(self.rows.load(Ordering::Relaxed))
     }
 
     /// A piece took so long, and this is how the way was afterwards.
@@ -78,9 +78,26 @@ impl Pace {
     }
 }
 
-/// How many pages are as much work as these rows. The next ones may be full where the last ones were not.
-fn pages(rows: u64, rows_a_page: u64) -> i64 {
-    (rows / (PAGE + rows_a_page)).clamp(1, MOST_PAGES).cast_signed()
+/// How many rows to work on were found in each of the pages that were looked through last.
+#[derive(Clone, Copy, Debug)]
+pub struct Density(u64);
+
+impl Default for Density {
+    fn default() -> Self {
+        Self(MANY)
+    }
+}
+
+impl Density {
+    /// So many rows were found in so many pages.
+    pub fn of(pages: i64, rows: u64) -> Self {
+        Self(rows / pages.unsigned_abs().max(1))
+    }
+
+    /// How many pages are as much work as these rows. The next ones may be full where the last ones were not.
+    fn pages(self, rows: u64) -> i64 {
+        (rows / (PAGE + self.0)).clamp(1, MOST_PAGES).cast_signed()
+    }
 }
 
 /// What slows somebody's work down.
@@ -105,8 +122,7 @@ pub struct Turns<'a> {
     worked: Duration,
     /// How much of it is done, in rows.
     done: u64,
-    /// How many rows were found in a page last.
-    rows_a_page: u64,
+    density: Density,
 }
 
 impl Turns<'_> {
@@ -122,17 +138,12 @@ impl Turns<'_> {
 
     /// How many pages are one.
     pub fn pages(&self) -> i64 {
-        pages(self.rows(), self.rows_a_page)
+        self.density.pages(self.rows())
     }
 
-    /// So many rows are found in so many pages, from what is known.
-    pub fn found(&mut self, pages: i64, rows: u64) {
-        self.rows_a_page = rows / pages.unsigned_abs().max(1);
-    }
-
-    /// Whatever is looked through next is another table.
-    pub fn begin(&mut self) {
-        self.rows_a_page = MANY;
+    /// Looks through another table from here on, or something that is like this.
+    pub fn begin(&mut self, density: Density) {
+        self.density = density;
     }
 
     /// Whether so many rows are a piece: a tenth of a second's.
@@ -148,7 +159,7 @@ impl Turns<'_> {
 
     /// Pages were looked through, and so many rows found in them.
     pub async fn looked(&mut self, pages: i64, rows: u64) {
-        self.found(pages, rows);
+        self.density = Density::of(pages, rows);
         self.next(pages.unsigned_abs() * PAGE + rows, 0).await;
     }
 
@@ -195,13 +206,13 @@ mod tests {
         let pace = Pace::of(None);
         let mut turns = pace.turns(Haste::Polite);
         assert_eq!(turns.pages(), 19, "each may be full");
-        turns.found(19, 0);
+        turns.begin(Density::of(19, 0));
         assert_eq!(turns.pages(), 400);
-        turns.found(400, 6_000);
-        assert_eq!((turns.pages(), pace.pages(15), pages(50_000, 0)), (100, 100, 1_000));
-        turns.found(1, 1_000_000);
+        turns.begin(Density::of(400, 6_000));
+        assert_eq!((turns.pages(), pace.pages(Density(15)), Density(0).pages(50_000)), (100, 100, 1_000));
+        turns.begin(Density::of(1, 1_000_000));
         assert_eq!(turns.pages(), 1);
-        turns.begin();
+        turns.begin(Density::default());
         assert_eq!(turns.pages(), 19);
     }
 

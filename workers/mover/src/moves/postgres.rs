@@ -22,7 +22,7 @@ use sqlx::{AssertSqlSafe, PgConnection};
 use super::busy::{LogEnds, sample};
 use super::copy::{Load, Table, bring_delta};
 use super::edges::{Attempt, Check, Fence, Group, Lines, Pass, SlotRow, State, StepError, World};
-use super::pace::{Haste, MANY, Pace, Turns};
+use super::pace::{Density, Haste, Pace, Turns};
 use super::statements::{
     Pages, Trouble, activate, begin_snapshot, change, compare_all, delete, epochs, expect, forget, line, lock,
     lock_shard, pages, slot_rows, standings,
@@ -72,19 +72,11 @@ pub enum WorldError {
 }
 
 /// A place in the tables of a shard.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Cursor {
     table: usize,
     page: i64,
-    /// How many rows each of the pages had that were looked through last.
-    rows_a_page: u64,
-}
-
-impl Cursor {
-    /// Where a table begins.
-    fn begin(table: usize) -> Self {
-        Self { table, page: 0, rows_a_page: MANY }
-    }
+    density: Density,
 }
 
 impl From<Trouble> for StepError {
@@ -228,7 +220,7 @@ impl PgWorld {
     /// How far the deletion of an attempt's rows in a shard is.
     fn cursor(&self, attempt: &Attempt, partition: u32) -> Cursor {
         let deleted = self.deleted.lock().unwrap_or_else(PoisonError::into_inner);
-        deleted.get(&(attempt.id.clone(), partition)).copied().unwrap_or_else(|| Cursor::begin(0))
+        deleted.get(&(attempt.id.clone(), partition)).copied().unwrap_or_default()
     }
 
     /// The deletion has come this far, and that is committed; `None`: to its end.
@@ -250,11 +242,11 @@ impl PgWorld {
         let cursor = self.cursor(attempt, partition);
         let shapes = self.shapes(shard).await?;
         let Some(table) = shapes.get(cursor.table) else { return Ok(None) };
-        let (pages, some) = (pages(shard, table).await?, self.pace.pages(cursor.rows_a_page));
+        let (pages, some) = (pages(shard, table).await?, self.pace.pages(cursor.density));
         let end = cursor.page + some;
         let rows = delete(shard, table, &Pages::of(&attempt.group.slots, cursor.page..end)).await?;
-        let next = Cursor { page: end, rows_a_page: rows / some.unsigned_abs(), ..cursor };
-        Ok(Some(if end < pages { next } else { Cursor::begin(cursor.table + 1) }))
+        let next = Cursor { page: end, density: Density::of(some, rows), ..cursor };
+        Ok(Some(if end < pages { next } else { Cursor { table: cursor.table + 1, ..Cursor::default() } }))
     }
 
     /// Has a shard's indexes on batch take in what was written before the first pass, which else does all of that at once.
@@ -264,7 +256,7 @@ impl PgWorld {
             return Ok(());
         }
         // Most of it was done by autovacuum.
-        turns.found(1, 0);
+        turns.begin(Density::of(1, 0));
         for (index, pages) in batch_indexes(shard).await? {
             let mut page = 0;
             while page < pages {
@@ -296,7 +288,7 @@ impl PgWorld {
             // What the snapshot has lies in pages that there are by now.
             let (pages, mut page) = (pages(source, table).await?, 0);
             let (mut load, into) = (Load::default(), table.copy_in());
-            turns.begin();
+            turns.begin(Density::default());
             while page < pages {
                 let piece = page..page + turns.pages();
                 let (out, looked) = (table.copy_out(slots, &piece), piece.end.min(pages) - page);

@@ -12,7 +12,7 @@ use sqlx::{AssertSqlSafe, PgConnection, Row};
 
 use super::copy::{Table, patient};
 use super::edges::{Attempt, SlotRow, State};
-use super::pace::Turns;
+use super::pace::{Density, Turns};
 
 /// Why a step failed.
 #[derive(Debug, thiserror::Error)]
@@ -226,7 +226,7 @@ pub async fn compare_all(
     for table in tables {
         let pages = pages(source, table).await?.max(pages(target, table).await?);
         let (mut there, mut here, mut page) = (Sum::default(), Sum::default(), 0);
-        turns.begin();
+        turns.begin(Density::default());
         while page < pages {
             let piece = page..page + turns.pages();
             let (looked, before) = (piece.end.min(pages) - page, there.rows + here.rows);

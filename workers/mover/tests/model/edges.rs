@@ -1,6 +1,6 @@
 //! The loop's and the relay's edges in the simulated world. Every step is a point at which anything else may happen first.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
@@ -9,13 +9,11 @@ use std::time::{Duration, Instant};
 use rand::RngExt;
 use shardlane_mover::moves::edges::State;
 use shardlane_runtime::edges::{
-    Clock, Fence, Log, Outbox, OutboxError, Outcomes, Outlet, Read, Shard, ShardError, Slots, TakeOver, Window,
+    Clock, Fence, Outbox, OutboxError, Outcomes, Outlet, Shard, ShardError, Slots, TakeOver, Window,
 };
 use shardlane_runtime::fresh::Fresh;
-use shardlane_runtime::intake::{Advance, DeadLetter, Positions};
-use shardlane_runtime::prepare::prepare;
+use shardlane_runtime::intake::{Advance, DeadLetter};
 use shardlane_runtime::producer::Outgoing;
-use shardlane_runtime::record::{Batch, Record};
 use shardlane_runtime::service::{Accepted, Rejection};
 use shardlane_runtime::standing::{Standing, Standings};
 
@@ -340,84 +338,6 @@ fn apply_one(db: &mut Db, fault: Option<Fault>, batch: i64, accepted: &Accepted<
         db.graves.remove(&at);
         registers.insert(at, Row::new(row, batch, *offset));
     }
-}
-
-pub struct SimLog {
-    world: Shared,
-    next: Option<BTreeMap<u32, i64>>,
-    assigned: bool,
-    /// What was read ahead, or is to come again.
-    waiting: VecDeque<Read<Vec<Accepted<Request>>>>,
-}
-
-impl SimLog {
-    pub fn new(world: &Shared) -> Self {
-        Self { world: world.clone(), next: None, assigned: false, waiting: VecDeque::new() }
-    }
-
-    /// Some of what follows, of some slots.
-    fn read(&mut self) -> Option<Batch> {
-        let mut world = self.world.lock();
-        let mut batch = Batch::default();
-        for (slot, next) in self.next.as_mut()? {
-            let waiting: Vec<_> = world.log.get(slot)?.iter().filter(|entry| entry.offset >= *next).cloned().collect();
-            let taken = world.rng.random_range(0..=waiting.len());
-            for entry in &waiting[..taken] {
-                let (key, value) = (Some(entry.key.as_bytes()), Some(entry.value.as_bytes()));
-                batch.push(*next, &Record { slot: *slot, offset: entry.offset, timestamp: 0, key, value });
-                *next = entry.offset + 1;
-            }
-        }
-        (!batch.is_empty()).then_some(batch)
-    }
-}
-
-impl Log<Model> for SimLog {
-    fn assign(&mut self, standings: Standings) {
-        self.next = Some(standings.into_iter().map(|(slot, standing)| (slot, standing.next_offset)).collect());
-        self.assigned = false;
-        self.waiting.clear();
-        self.world.lock().assigned += 1;
-    }
-
-    fn change(&mut self, standings: Standings) {
-        // What was on its way already.
-        if self.world.lock().chance(0.5)
-            && let Some(batch) = self.read()
-        {
-            self.waiting.push_back(Read::Batch(prepare(&Model::default(), keyspace(), batch)));
-        }
-        let read = self.next.take().unwrap_or_default();
-        let next = |(slot, standing): (u32, Standing)| (slot, read.get(&slot).copied().unwrap_or(standing.next_offset));
-        self.next = Some(standings.into_iter().map(next).collect());
-        self.assigned = false;
-    }
-
-    fn take_back(&mut self, unwritten: Vec<Read<Vec<Accepted<Request>>>>) {
-        for read in unwritten.into_iter().rev() {
-            self.waiting.push_front(read);
-        }
-    }
-
-    async fn next(&mut self, _: bool) -> Option<Read<Vec<Accepted<Request>>>> {
-        loop {
-            step().await;
-            if self.world.lock().breaks(0.01) {
-                return Some(Read::Trouble("no broker".to_owned()));
-            }
-            if let Some(read) = self.waiting.pop_front() {
-                return Some(read);
-            }
-            if !std::mem::replace(&mut self.assigned, true) {
-                return Some(Read::Assigned { halted: Default::default(), strays: Vec::new(), notices: Vec::new() });
-            }
-            if let Some(batch) = self.read() {
-                return Some(Read::Batch(prepare(&Model::default(), keyspace(), batch)));
-            }
-        }
-    }
-
-    fn show_progress(&mut self, _: &Positions) {}
 }
 
 /// What a relay has published, or holds back where the mark is raised first.

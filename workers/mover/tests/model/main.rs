@@ -8,6 +8,7 @@
 
 mod changes;
 mod edges;
+mod log;
 mod oracle;
 mod processes;
 mod schedule;

@@ -18,7 +18,8 @@ use shardlane_runtime::process::Shutdown;
 use shardlane_runtime::relay::Relay;
 use tokio::sync::{Notify, watch};
 
-use crate::edges::{SimClock, SimLog, SimShard, relay_edges, step};
+use crate::edges::{SimClock, SimShard, relay_edges, step};
+use crate::log::SimLog;
 use crate::service::Model;
 use crate::shards::SimWorld;
 use crate::world::{SHARDS, SLOTS, Shared, keyspace};
