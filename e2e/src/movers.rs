@@ -35,8 +35,8 @@ impl Moves {
 
 /// Steps of a move as they are named in points, in the order in which a move comes to them. A mover that takes up what another one
 /// has left also comes to `undo`, `give_up`, `purge`, `forget` and `handed_over`.
-pub const STEPS: [&str; 10] =
-    ["leave", "expect", "copy", "catch_up", "relayed", "fence", "hand_over", "publish", "activate", "clean"];
+pub const STEPS: [&str; 11] =
+    ["leave", "expect", "copy", "compare", "catch_up", "relayed", "fence", "hand_over", "publish", "activate", "clean"];
 
 /// A place at which a mover can be made to signal itself.
 #[derive(Clone, Debug, PartialEq, Eq)]

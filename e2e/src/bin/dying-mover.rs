@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use shardlane_e2e::dying;
-use shardlane_mover::moves::edges::{Attempt, Check, Fence, Group, Pass, SlotRow, StepError, World};
+use shardlane_mover::moves::edges::{Attempt, Copied, Fence, Group, Pass, SlotRow, StepError, World};
+use shardlane_mover::moves::pace::Haste;
 use shardlane_mover::moves::progress::Progress;
 use shardlane_mover::reshard::{ReshardOptions, reshard_wrapped};
 use shardlane_runtime::config::ServiceConfig;
@@ -80,7 +81,7 @@ impl<W: World> World for Dying<W> {
         self.fate.around("purge", self.world.purge(attempt)).await
     }
 
-    async fn copy(&self, attempt: &Attempt, copied: &(dyn Fn(u64) + Sync)) -> Result<Pass, StepError> {
+    async fn copy(&self, attempt: &Attempt, copied: &(dyn Fn(u64) + Sync)) -> Result<Copied, StepError> {
         let on_their_way = |rows| {
             copied(rows);
             self.fate.meet("during", "copy");
@@ -88,8 +89,12 @@ impl<W: World> World for Dying<W> {
         self.fate.around("copy", self.world.copy(attempt, &on_their_way)).await
     }
 
-    async fn catch_up(&self, attempt: &Attempt, after: i64, check: Check) -> Result<Pass, StepError> {
-        self.fate.around("catch_up", self.world.catch_up(attempt, after, check)).await
+    async fn compare(&self, attempt: &Attempt, copied: &Copied) -> Result<Option<String>, StepError> {
+        self.fate.around("compare", self.world.compare(attempt, copied)).await
+    }
+
+    async fn catch_up(&self, attempt: &Attempt, after: i64, haste: Haste) -> Result<Pass, StepError> {
+        self.fate.around("catch_up", self.world.catch_up(attempt, after, haste)).await
     }
 
     async fn relayed(&self, attempt: &Attempt) -> Result<(i64, i64), StepError> {

@@ -5,13 +5,16 @@ use std::time::Duration;
 
 use futures::{Stream, TryStreamExt as _};
 use shardlane_runtime::process::with_causes;
-use sqlx::{AssertSqlSafe, PgConnection, Row};
+use sqlx::postgres::types::Oid;
+use sqlx::{AssertSqlSafe, PgConnection, Row as _};
 use tokio::time::timeout;
 
+use super::arrays::{ColumnType, Columns};
+use super::brief::Brief;
+use super::edges::Sum;
 use super::pace::Turns;
+use super::statements::Trouble;
 
-/// How many rows are few.
-const FEW: u32 = 3_000;
 /// Bytes that are a piece of work, however few rows or pages they are.
 const LARGE: usize = 4 * 1024 * 1024;
 /// What a binary copy begins with, and what it ends with.
@@ -29,6 +32,8 @@ pub struct Table {
     pub name: String,
     /// Its columns but for `batch`, quoted.
     pub columns: Vec<String>,
+    /// Their types.
+    pub types: Vec<ColumnType>,
     /// Those of its primary key, quoted; none: its rows are only ever added.
     pub key: Vec<String>,
     /// Whether an index leads to rows by their batch.
@@ -37,10 +42,16 @@ pub struct Table {
 
 impl Table {
     /// Reads what the catalogue says of a table.
-    pub async fn read(shard: &mut PgConnection, name: &str) -> sqlx::Result<Self> {
+    pub async fn read(shard: &mut PgConnection, name: &str) -> Result<Self, Trouble> {
         let row = sqlx::query(
             "SELECT c.oid::regclass::text,
                     ARRAY(SELECT quote_ident(a.attname) FROM pg_attribute a
+                          WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attname <> 'batch'
+                          ORDER BY a.attnum),
+                    ARRAY(SELECT t.oid FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+                          WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attname <> 'batch'
+                          ORDER BY a.attnum),
+                    ARRAY(SELECT t.typarray FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
                           WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attname <> 'batch'
                           ORDER BY a.attnum),
                     ARRAY(SELECT quote_ident(a.attname) FROM pg_index i
@@ -53,25 +64,28 @@ impl Table {
         .bind(name)
         .fetch_one(shard)
         .await?;
-        Ok(Self { name: row.get(0), columns: row.get(1), key: row.get(2), by_batch: row.get(3) })
+        let (elements, arrays): (Vec<Oid>, Vec<Oid>) = (row.get(2), row.get(3));
+        let types =
+            elements.into_iter().zip(arrays).map(|(element, array)| ColumnType { element: element.0, array: array.0 });
+        let (name, columns, types): (String, Vec<String>, Vec<_>) = (row.get(0), row.get(1), types.collect());
+        match types.iter().zip(&columns).find(|(of, _)| of.array == 0) {
+            Some((_, column)) => Err(Trouble::Unmovable { table: name, column: column.clone() }),
+            None => Ok(Self { name, columns, types, key: row.get(4), by_batch: row.get(5) }),
+        }
     }
 
-    /// A digest of a row, whichever batch wrote it; `of` is what its columns belong to.
-    pub fn digest(&self, of: &str) -> String {
-        let columns: Vec<_> = self.columns.iter().map(|column| format!("{of}{column}")).collect();
-        format!("hash_record_extended(ROW({}), 0)", columns.join(", "))
+    /// A digest of a row, whichever batch wrote it.
+    fn digest(&self) -> String {
+        format!("hash_record_extended(ROW({}), 0)", self.columns.join(", "))
     }
 
-    /// Where rows wait before they are merged.
-    pub fn stage(&self) -> String {
-        format!("pg_temp.\"stage {}\"", self.name.replace('"', ""))
-    }
-
-    /// Copies out all rows of these slots from some pages, as already published.
-    pub fn copy_out(&self, slots: &[u32], pages: &Range<i64>) -> String {
-        let (columns, slots, Range { start, end }) = (self.columns.join(", "), list(slots), pages);
+    /// Copies out the rows of these slots from some pages that were not written after a batch, as already published, each with its
+    /// digest.
+    pub fn copy_out(&self, slots: &[u32], pages: &Range<i64>, batch: i64) -> String {
+        let (columns, digest, slots) = (self.columns.join(", "), self.digest(), list(slots));
+        let Range { start, end } = pages;
         format!(
-            "COPY (SELECT {columns}, 0::bigint FROM {} WHERE slot = ANY('{{{slots}}}') \
+            "COPY (SELECT {columns}, 0::bigint, {digest} FROM {} WHERE slot = ANY('{{{slots}}}') AND batch <= {batch} \
              AND ctid >= '({start},0)' AND ctid < '({end},0)') TO STDOUT (FORMAT binary)",
             self.name
         )
@@ -82,77 +96,52 @@ impl Table {
         format!("COPY {} ({}, batch) FROM STDIN (FORMAT binary)", self.name, self.columns.join(", "))
     }
 
-    /// Copies out rows that were written after a batch, each with its digest.
-    pub fn delta_out(&self, slots: &[u32], after: i64) -> String {
-        let (columns, digest, slots) = (self.columns.join(", "), self.digest(""), list(slots));
+    /// Copies out the rows that were written by some batches and by none since, each with its digest.
+    pub fn delta_out(&self, slots: &[u32], Since { after, last }: Since) -> String {
+        let (columns, digest, slots) = (self.columns.join(", "), self.digest(), list(slots));
         format!(
-            "COPY (SELECT {columns}, {digest} FROM {} WHERE slot = ANY('{{{slots}}}') AND batch > {after}) TO STDOUT (FORMAT binary)",
+            "COPY (SELECT {columns}, {digest} FROM {} WHERE slot = ANY('{{{slots}}}') AND batch > {after} AND batch <= {last}) \
+             TO STDOUT (FORMAT binary)",
             self.name
         )
     }
 
-    /// The same as one text, if they are few; else only how many there are at least.
-    pub fn few_out(&self, slots: &[u32], after: i64) -> String {
-        let (columns, digest, slots) = (self.columns.join(", "), self.digest(""), list(slots));
-        format!(
-            "SELECT count(*), CASE WHEN count(*) <= {FEW} THEN json_agg(few)::text END FROM (
-                 SELECT {columns}, {digest} AS shardlane_digest FROM {}
-                 WHERE slot = ANY('{{{slots}}}') AND batch > {after} LIMIT {FEW} + 1) few",
-            self.name
-        )
-    }
-
-    /// Takes that text in.
-    pub fn few_in(&self) -> String {
-        let stage = self.stage();
-        format!("INSERT INTO {stage} SELECT * FROM json_populate_recordset(NULL::{stage}, $1::json)")
-    }
-
-    /// Makes the place where they wait.
-    pub fn make_stage(&self) -> String {
-        format!(
-            "CREATE TEMP TABLE IF NOT EXISTS {} ON COMMIT DELETE ROWS AS SELECT {}, 0::bigint AS shardlane_digest FROM {} WITH NO DATA",
-            self.stage(),
-            self.columns.join(", "),
-            self.name
-        )
-    }
-
-    /// Takes them in there.
-    pub fn delta_in(&self) -> String {
-        format!("COPY {} ({}, shardlane_digest) FROM STDIN (FORMAT binary)", self.stage(), self.columns.join(", "))
-    }
-
-    /// Brings them into the table.
+    /// Brings them into the table, given as one array for each column. Gives how many lie there afterwards, and the sum of their
+    /// digests.
     pub fn merge(&self) -> String {
         let columns = self.columns.join(", ");
-        let insert = format!("INSERT INTO {} ({columns}, batch) SELECT {columns}, 0 FROM {}", self.name, self.stage());
-        if self.key.is_empty() {
-            return insert;
-        }
+        let arrays: Vec<_> = (1..=self.columns.len()).map(|number| format!("${number}")).collect();
         let set = self.columns.iter().filter(|column| !self.key.contains(column));
-        let set: Vec<_> =
-            set.map(|column| format!("{column} = EXCLUDED.{column}")).chain(["batch = 0".to_owned()]).collect();
-        format!("{insert} ON CONFLICT ({}) DO UPDATE SET {}", self.key.join(", "), set.join(", "))
-    }
-
-    /// How many of them there are, and how many lie in the table as they were sent.
-    pub fn compare_stage(&self) -> Option<String> {
-        let same: Vec<_> = self.key.iter().map(|column| format!("t.{column} = s.{column}")).collect();
-        (!same.is_empty()).then(|| {
-            format!(
-                "SELECT (SELECT count(*) FROM {stage}), count(*) FROM {stage} s JOIN {} t ON {} WHERE {} = s.shardlane_digest",
-                self.name,
-                same.join(" AND "),
-                self.digest("t."),
-                stage = self.stage(),
-            )
-        })
+        let set = set.map(|column| format!("{column} = EXCLUDED.{column}")).chain(["batch = 0".to_owned()]);
+        let replaces = match &*self.key {
+            [] => String::new(),
+            key => {
+                format!("ON CONFLICT ({}) DO UPDATE SET {} ", key.join(", "), set.collect::<Vec<_>>().join(", "))
+            }
+        };
+        format!(
+            "WITH merged AS (INSERT INTO {} ({columns}, batch) SELECT {columns}, 0 FROM unnest({}) AS brought ({columns}) \
+             {replaces}RETURNING {} AS digest) SELECT count(*), COALESCE(sum(digest), 0)::text FROM merged",
+            self.name,
+            arrays.join(", "),
+            self.digest(),
+        )
     }
 
     /// How many rows some slots have in some pages, and the sum of their digests.
     pub fn sum(&self) -> String {
-        format!("SELECT count(*), COALESCE(sum({}), 0)::text FROM {} WHERE {IN_PAGES}", self.digest(""), self.name)
+        format!("SELECT count(*), COALESCE(sum({}), 0)::text FROM {} WHERE {IN_PAGES}", self.digest(), self.name)
+    }
+
+    /// Says how what lies in the target is not what the source has sent, if it is not.
+    pub fn differs(&self, sent: Sum, lies: Sum) -> Option<String> {
+        let Self { name, .. } = self;
+        (sent != lies).then(|| {
+            format!(
+                "{name}: {} rows with the digest {} were sent, {} rows with {} lie in the target",
+                sent.rows, sent.digest, lies.rows, lies.digest
+            )
+        })
     }
 
     /// Deletes the rows that some slots have in some pages.
@@ -166,6 +155,15 @@ fn list(slots: &[u32]) -> String {
     slots.iter().map(u32::to_string).collect::<Vec<_>>().join(",")
 }
 
+/// Rows that were written after one batch, and not after another.
+#[derive(Clone, Copy, Debug)]
+pub struct Since {
+    /// What this one wrote, and all before it, is there.
+    pub after: i64,
+    /// What came later than this one comes later here too.
+    pub last: i64,
+}
+
 /// What was brought of a table.
 #[derive(Debug, Default)]
 pub struct Brought {
@@ -175,89 +173,97 @@ pub struct Brought {
     pub differs: Option<String>,
 }
 
-/// Brings rows that were written after a batch into the target's table, in pieces.
-///
-/// A few go as one text: a copy sends its last rows and its end as two messages, and on a connection that collects small ones
-/// (Nagle's algorithm, which the client library leaves on) the second waits 40 milliseconds for the first to be acknowledged.
+/// Brings rows that were written since a batch into the target's table, in pieces, each of which is one statement.
 pub async fn bring_delta(
-    (source, target): (&mut PgConnection, &mut PgConnection),
+    (source, target): (&mut PgConnection, &mut Brief<'_>),
     table: &Table,
     slots: &[u32],
-    after: i64,
+    since: Since,
     turns: &mut Turns<'_>,
-) -> sqlx::Result<Brought> {
-    let few = sqlx::query_as(AssertSqlSafe(table.few_out(slots, after))).fetch_one(&mut *source);
-    let (rows, text): (i64, Option<String>) = patient(few).await?;
-    if rows == 0 {
-        return Ok(Brought::default());
-    }
-    patient(sqlx::raw_sql(AssertSqlSafe(table.make_stage())).execute(&mut *target)).await?;
-    if let Some(text) = text {
-        let taken = sqlx::query(AssertSqlSafe(table.few_in())).bind(text).execute(&mut *target);
-        let rows = patient(taken).await?.rows_affected();
-        return Ok(Brought { rows, differs: merge(target, table).await? });
-    }
-    let mut pieces = Pieces::of(source.copy_out_raw(&table.delta_out(slots, after)).await?);
-    let (mut brought, mut load, mut more) = (Brought::default(), Load::default(), true);
+) -> Result<Brought, Trouble> {
+    let mut pieces = Pieces::of(source.copy_out_raw(&table.delta_out(slots, since)).await?);
+    let (mut brought, mut rows, mut more) = (Brought::default(), Columns::new(table.columns.len()), true);
     while more {
-        more = load.fill(&mut pieces, turns, turns.rows_to_merge()).await?;
-        if load.rows == 0 {
-            break;
+        more = match pieces.row().await? {
+            Some(row) => rows.add(row.values, row.digest).map(|()| true).ok_or_else(strange)?,
+            None => false,
+        };
+        let is_piece = rows.sum.rows >= turns.rows() || rows.size() >= LARGE || turns.is_enough(rows.sum.rows);
+        if is_piece || (!more && rows.sum.rows > 0) {
+            let sent = rows.sum.rows;
+            brought.differs = brought.differs.or(merge(target.shard(), table, &mut rows).await?);
+            brought.rows += sent;
+            turns.merged(sent).await;
+            target.go_on().await?;
         }
-        let rows = load.unload(target, &table.delta_in()).await?;
-        brought.rows += rows;
-        brought.differs = brought.differs.or(merge(target, table).await?);
-        sqlx::raw_sql(AssertSqlSafe(format!("TRUNCATE {}", table.stage()))).execute(&mut *target).await?;
-        turns.sent(rows).await;
     }
     Ok(brought)
 }
 
-/// Brings what waits into the table. Gives what of it does not lie there as it was sent.
-async fn merge(shard: &mut PgConnection, table: &Table) -> sqlx::Result<Option<String>> {
-    sqlx::raw_sql(AssertSqlSafe(table.merge())).execute(&mut *shard).await?;
-    let Some(statement) = table.compare_stage() else { return Ok(None) };
-    let (sent, same): (i64, i64) = sqlx::query_as(AssertSqlSafe(statement)).fetch_one(shard).await?;
-    Ok((sent != same)
-        .then(|| format!("of {sent} rows of {} that were brought, {same} are as they were sent", table.name)))
+/// Brings rows into the table. Gives what of them does not lie there as it was sent.
+async fn merge(shard: &mut PgConnection, table: &Table, rows: &mut Columns) -> sqlx::Result<Option<String>> {
+    let (arrays, sent) = rows.take(&table.types);
+    let merge = arrays.into_iter().fold(sqlx::query_as(AssertSqlSafe(table.merge())), |merge, array| merge.bind(array));
+    let (rows, digest): (i64, String) = patient(merge.fetch_one(shard)).await?;
+    Ok(table.differs(sent, sum_of(rows, &digest)?))
+}
+
+/// A sum as the server tells it: more than a number of its own has room for.
+pub fn sum_of(rows: i64, digest: &str) -> sqlx::Result<Sum> {
+    let digest = digest.parse().map_err(|error: std::num::ParseIntError| sqlx::Error::Decode(error.into()))?;
+    Ok(Sum { rows: rows.unsigned_abs(), digest })
 }
 
 /// A binary copy whose rows are passed on in pieces, each of which is a copy of its own
 /// ([the format](https://www.postgresql.org/docs/current/sql-copy.html#id-1.9.3.55.9.4)).
-struct Pieces<S> {
+struct Pieces<S, B> {
     messages: S,
+    /// The last of them.
+    message: Option<B>,
     /// What every copy begins with, once it has been seen.
     header: Vec<u8>,
 }
 
-impl<B: AsRef<[u8]>, S: Stream<Item = sqlx::Result<B>> + Unpin> Pieces<S> {
+/// A row of a copy.
+#[derive(Debug, PartialEq, Eq)]
+struct Row<'a> {
+    /// What every copy begins with.
+    header: &'a [u8],
+    /// How many values there are.
+    fields: u16,
+    /// Those, each after its length.
+    values: &'a [u8],
+    /// The digest that came with them.
+    digest: i64,
+}
+
+impl<B: AsRef<[u8]>, S: Stream<Item = sqlx::Result<B>> + Unpin> Pieces<S, B> {
     fn of(messages: S) -> Self {
-        Self { messages, header: Vec::new() }
+        Self { messages, message: None, header: Vec::new() }
     }
 
-    /// Adds the next row. `false`: there are no more.
-    async fn row(&mut self, piece: &mut Vec<u8>) -> sqlx::Result<bool> {
-        while let Some(message) = patient(self.messages.try_next()).await? {
-            let mut row = message.as_ref();
+    /// The next row; `None`: there are no more.
+    async fn row(&mut self) -> sqlx::Result<Option<Row<'_>>> {
+        loop {
+            self.message = patient(self.messages.try_next()).await?;
+            let Some(message) = &self.message else { return Ok(None) };
+            let mut begin = 0;
             if self.header.is_empty() {
-                let (header, rest) = row.split_at(header(row).ok_or_else(strange)?);
-                self.header = header.to_vec();
-                row = rest;
+                begin = header(message.as_ref()).ok_or_else(strange)?;
+                self.header.extend_from_slice(message.as_ref().get(..begin).unwrap_or_default());
             }
-            if row.is_empty() || row == END {
-                continue;
+            if message.as_ref().get(begin..).is_some_and(|row| !row.is_empty() && row != END) {
+                break self.row_from(begin);
             }
-            // The server sends each as one message, which its protocol does not promise.
-            if !is_row(row) {
-                return Err(strange());
-            }
-            if piece.is_empty() {
-                piece.extend_from_slice(&self.header);
-            }
-            piece.extend_from_slice(row);
-            return Ok(true);
         }
-        Ok(false)
+    }
+
+    /// The row that the message is from some byte on.
+    fn row_from(&self, begin: usize) -> sqlx::Result<Option<Row<'_>>> {
+        let row = self.message.as_ref().and_then(|message| message.as_ref().get(begin..));
+        // The server sends each as one message, which its protocol does not promise.
+        let (fields, values, digest) = row.and_then(parted).ok_or_else(strange)?;
+        Ok(Some(Row { header: &self.header, fields, values, digest }))
     }
 }
 
@@ -268,17 +274,20 @@ fn header(message: &[u8]) -> Option<usize> {
     (length <= message.len()).then_some(length)
 }
 
-/// Whether a message is one row: the number of its fields, and each with its length.
-fn is_row(message: &[u8]) -> bool {
-    let Some((fields, mut rest)) = message.split_first_chunk() else { return false };
-    for _ in 0..u16::from_be_bytes(*fields) {
-        let Some((length, after)) = rest.split_first_chunk() else { return false };
+/// A row, which is the number of its fields, and each with its length: how many there are without the last, those, and the last as
+/// the number that it is.
+fn parted(row: &[u8]) -> Option<(u16, &[u8], i64)> {
+    let (fields, values) = row.split_first_chunk()?;
+    let fields = u16::from_be_bytes(*fields).checked_sub(1)?;
+    let mut rest = values;
+    for _ in 0..fields {
+        let (length, after) = rest.split_first_chunk()?;
         // Less than nothing: NULL.
         let length = usize::try_from(i32::from_be_bytes(*length)).unwrap_or(0);
-        let Some(after) = after.get(length..) else { return false };
-        rest = after;
+        rest = after.get(length..)?;
     }
-    rest.is_empty()
+    let last = rest.strip_prefix(&8_i32.to_be_bytes())?.try_into().ok()?;
+    Some((fields, values.get(..values.len() - rest.len())?, i64::from_be_bytes(last)))
 }
 
 fn strange() -> sqlx::Error {
@@ -290,59 +299,70 @@ fn strange() -> sqlx::Error {
 #[derive(Default)]
 pub struct Load {
     bytes: Vec<u8>,
-    rows: u64,
+    waiting: Sum,
+    /// All that were ever added.
+    pub all: Sum,
 }
 
 impl Load {
     /// Adds rows until they are a piece of work. `false`: there are no more.
     async fn fill<B: AsRef<[u8]>, S: Stream<Item = sqlx::Result<B>> + Unpin>(
         &mut self,
-        rows: &mut Pieces<S>,
+        rows: &mut Pieces<S, B>,
         turns: &Turns<'_>,
-        piece: u64,
     ) -> sqlx::Result<bool> {
-        while rows.row(&mut self.bytes).await? {
-            self.rows += 1;
+        while let Some(Row { header, fields, values, digest }) = rows.row().await? {
+            if self.bytes.is_empty() {
+                self.bytes.extend_from_slice(header);
+            }
+            self.bytes.extend_from_slice(&fields.to_be_bytes());
+            self.bytes.extend_from_slice(values);
+            self.waiting.add(digest);
+            self.all.add(digest);
             // After a piece after which it has to wait for long, both sides would think that nobody is there any more.
-            if self.rows >= piece || self.bytes.len() >= LARGE || turns.is_enough(self.rows) {
+            let rows = self.waiting.rows;
+            if rows >= turns.rows() || self.bytes.len() >= LARGE || turns.is_enough(rows) {
                 return Ok(true);
             }
         }
         Ok(false)
     }
 
-    /// Has the target take them. Gives their number.
-    pub async fn unload(&mut self, target: &mut PgConnection, into: &str) -> sqlx::Result<u64> {
-        let Self { mut bytes, rows } = std::mem::take(self);
-        if rows == 0 {
-            return Ok(0);
+    /// Has the target take them. Gives what they come to.
+    ///
+    /// A copy sends its last rows and its end as two messages, and on a connection that collects small ones (Nagle's algorithm, which
+    /// the client library leaves on) the second waits 40 milliseconds for the first to be acknowledged.
+    pub async fn unload(&mut self, target: &mut PgConnection, into: &str) -> sqlx::Result<Sum> {
+        let sent = std::mem::take(&mut self.waiting);
+        if sent.rows == 0 {
+            return Ok(sent);
         }
+        let mut bytes = std::mem::take(&mut self.bytes);
         bytes.extend_from_slice(&END);
         let mut taker = target.copy_in_raw(into).await?;
         if let Err(error) = patient(taker.send(&*bytes)).await {
             taker.abort(with_causes(&error)).await?;
             return Err(error);
         }
-        patient(taker.finish()).await
+        patient(taker.finish()).await?;
+        Ok(sent)
     }
 
-    /// Adds what a statement gives, and unloads it whenever it is a piece of work; `copied` hears of what was. Gives the number of
-    /// rows that it gave.
+    /// Adds what a statement gives, and unloads it whenever it is a piece of work; `copied` hears of what was.
     pub async fn copy(
         &mut self,
         (source, out): (&mut PgConnection, &str),
         (target, into): (&mut PgConnection, &str),
         turns: &mut Turns<'_>,
         copied: &(dyn Fn(u64) + Sync),
-    ) -> sqlx::Result<u64> {
-        let (mut rows, mut unloaded, waited) = (Pieces::of(source.copy_out_raw(out).await?), 0, self.rows);
-        while self.fill(&mut rows, turns, turns.rows()).await? {
-            let some = self.unload(target, into).await?;
-            unloaded += some;
-            copied(some);
-            turns.sent(some).await;
+    ) -> sqlx::Result<()> {
+        let mut rows = Pieces::of(source.copy_out_raw(out).await?);
+        while self.fill(&mut rows, turns).await? {
+            let sent = self.unload(target, into).await?;
+            copied(sent.rows);
+            turns.sent(sent.rows).await;
         }
-        Ok(unloaded + self.rows - waited)
+        Ok(())
     }
 }
 
@@ -363,26 +383,34 @@ mod tests {
 
     fn table(key: &[&str]) -> Table {
         let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-        Table { name: "t".to_owned(), columns: owned(&["slot", "k", "v"]), key: owned(key), by_batch: true }
+        let columns = owned(&["slot", "k", "v"]);
+        Table { name: "t".to_owned(), columns, types: Vec::new(), key: owned(key), by_batch: true }
     }
 
     #[test]
     fn rows_arrive_as_already_published() {
         let table = table(&["k"]);
         assert_eq!(
-            table.copy_out(&[1, 5], &(7..20)),
-            "COPY (SELECT slot, k, v, 0::bigint FROM t WHERE slot = ANY('{1,5}') AND ctid >= '(7,0)' AND ctid < '(20,0)') \
-             TO STDOUT (FORMAT binary)"
+            table.copy_out(&[1, 5], &(7..20), 99),
+            "COPY (SELECT slot, k, v, 0::bigint, hash_record_extended(ROW(slot, k, v), 0) FROM t WHERE slot = ANY('{1,5}') \
+             AND batch <= 99 AND ctid >= '(7,0)' AND ctid < '(20,0)') TO STDOUT (FORMAT binary)"
         );
         assert_eq!(
             table.merge(),
-            "INSERT INTO t (slot, k, v, batch) SELECT slot, k, v, 0 FROM pg_temp.\"stage t\" \
-             ON CONFLICT (k) DO UPDATE SET slot = EXCLUDED.slot, v = EXCLUDED.v, batch = 0"
+            "WITH merged AS (INSERT INTO t (slot, k, v, batch) SELECT slot, k, v, 0 FROM unnest($1, $2, $3) \
+             AS brought (slot, k, v) ON CONFLICT (k) DO UPDATE SET slot = EXCLUDED.slot, v = EXCLUDED.v, batch = 0 \
+             RETURNING hash_record_extended(ROW(slot, k, v), 0) AS digest) \
+             SELECT count(*), COALESCE(sum(digest), 0)::text FROM merged"
         );
     }
 
-    /// A row of two fields, the second of which is NULL.
-    const ROW: &[u8] = b"\0\x02\0\0\0\x03abc\xff\xff\xff\xff";
+    /// The fields of a row, the second of which is NULL.
+    const VALUES: &[u8] = b"\0\0\0\x03abc\xff\xff\xff\xff";
+
+    /// The row, with a digest.
+    fn row(digest: i64) -> Vec<u8> {
+        [b"\0\x03", VALUES, b"\0\0\0\x08", &digest.to_be_bytes()].concat()
+    }
 
     fn begins() -> Vec<u8> {
         [SIGNATURE, &[0; 8]].concat()
@@ -390,35 +418,38 @@ mod tests {
 
     #[test]
     fn a_row_is_told_from_what_is_none() {
-        assert!(is_row(ROW) && is_row(b"\0\0"));
-        assert!(!is_row(&ROW[..ROW.len() - 1]) && !is_row(&[ROW, b"x"].concat()) && !is_row(b"") && !is_row(&END));
-        assert_eq!(header(&[&*begins(), ROW].concat()), Some(19));
+        let row = row(-7);
+        assert_eq!(parted(&row), Some((2, VALUES, -7)));
+        assert_eq!(parted(&[b"\0\x01\0\0\0\x08", &[0; 8][..]].concat()), Some((0, &[][..], 0)), "nothing but a digest");
+        for none in
+            [&row[..row.len() - 1], &*[&*row, b"x"].concat(), b"", b"\0\0", &END, &*[b"\0\x02", VALUES].concat()]
+        {
+            assert_eq!(parted(none), None);
+        }
+        assert_eq!(header(&[&*begins(), &row].concat()), Some(19));
         assert_eq!(header(&[SIGNATURE, b"\0\0\0\0\0\0\0\x02", b"xy"].concat()), Some(21));
-        assert_eq!((header(ROW), header(&begins()[..18]), header(b"")), (None, None, None));
+        assert_eq!((header(&row), header(&begins()[..18]), header(b"")), (None, None, None));
     }
 
     #[tokio::test]
     async fn every_piece_begins_as_the_copy_does() {
-        for messages in [
-            vec![[&*begins(), ROW].concat(), ROW.to_vec(), END.to_vec()],
-            vec![begins(), ROW.to_vec(), ROW.to_vec(), END.to_vec()],
-        ] {
+        for messages in
+            [vec![[&*begins(), &row(1)].concat(), row(2), END.to_vec()], vec![begins(), row(1), row(2), END.to_vec()]]
+        {
             let mut pieces = Pieces::of(futures::stream::iter(messages.into_iter().map(Ok)));
-            for _ in 0..2 {
-                let mut piece = Vec::new();
-                assert!(pieces.row(&mut piece).await.unwrap());
-                assert_eq!(piece, [&*begins(), ROW].concat());
+            for digest in [1, 2] {
+                let row = Row { header: &begins(), fields: 2, values: VALUES, digest };
+                assert_eq!(pieces.row().await.unwrap(), Some(row));
             }
-            assert!(!pieces.row(&mut Vec::new()).await.unwrap());
+            assert_eq!(pieces.row().await.unwrap(), None);
         }
-        let mut cut = Pieces::of(futures::stream::iter([Ok([&*begins(), &ROW[..5]].concat())]));
-        let error = cut.row(&mut Vec::new()).await.unwrap_err().to_string();
+        let mut cut = Pieces::of(futures::stream::iter([Ok([&*begins(), &row(1)[..5]].concat())]));
+        let error = cut.row().await.unwrap_err().to_string();
         assert!(error.contains("proxy"), "{error}");
     }
 
     #[test]
     fn rows_without_a_key_are_only_added() {
-        let table = table(&[]);
-        assert!(!table.merge().contains("CONFLICT") && table.compare_stage().is_none());
+        assert!(!table(&[]).merge().contains("CONFLICT"));
     }
 }

@@ -9,6 +9,8 @@ use std::time::Duration;
 use shardlane_runtime::hint::Hint;
 use shardlane_runtime::standing::Standings;
 
+use super::pace::Haste;
+
 /// Slots that move together.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Group {
@@ -142,19 +144,40 @@ pub struct Pass {
     pub rows: u64,
     /// Who was asked.
     pub lines: Lines,
-    /// What of the target is not what it is in the source, if anything was compared and is not.
+    /// What of these rows does not lie in the target as the source has sent it.
     pub differs: Option<String>,
 }
 
-/// How much of what lies in the target is compared with the source.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Check {
-    /// All rows of the slots.
-    All,
-    /// Those that this pass has brought.
-    Brought,
-    /// The same, and nothing slows the pass down.
-    Hurried,
+/// What rows come to: as many that come to the same are the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sum {
+    /// How many they are.
+    pub rows: u64,
+    /// The sum of their digests. As many as there can be have room in twice the bits of one.
+    pub digest: i128,
+}
+
+impl Sum {
+    /// Takes in a row.
+    pub fn add(&mut self, digest: i64) {
+        *self += Self { rows: 1, digest: digest.into() };
+    }
+}
+
+impl std::ops::AddAssign for Sum {
+    fn add_assign(&mut self, other: Self) {
+        self.rows += other.rows;
+        self.digest += other.digest;
+    }
+}
+
+/// Everything that was copied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Copied {
+    /// As of when, and how much. What was written later is left to the next pass.
+    pub pass: Pass,
+    /// What the rows of each table come to, as the source has sent them.
+    pub sums: Vec<Sum>,
 }
 
 /// Shards and the hint topic.
@@ -174,19 +197,26 @@ pub trait World: Send + Sync {
     /// Target: deletes some of what lies there of `incoming` slots. `false`: nothing is left.
     fn purge(&self, attempt: &Attempt) -> impl Future<Output = Result<bool, StepError>> + Send;
 
-    /// Copies all rows of the slots, as of one snapshot of the source; `copied` hears of rows on their way.
+    /// Copies all rows of the slots that nothing has written since it began; `copied` hears of rows on their way.
     fn copy(
         &self,
         attempt: &Attempt,
         copied: &(dyn Fn(u64) + Sync),
-    ) -> impl Future<Output = Result<Pass, StepError>> + Send;
+    ) -> impl Future<Output = Result<Copied, StepError>> + Send;
 
-    /// Copies rows that were written after a batch, as of one snapshot of the source, and compares.
+    /// Target: what of all that was copied does not lie there as it was sent, before anything else is brought.
+    fn compare(
+        &self,
+        attempt: &Attempt,
+        copied: &Copied,
+    ) -> impl Future<Output = Result<Option<String>, StepError>> + Send;
+
+    /// Copies rows that were written after a batch, and nothing has written since the pass began, and compares them.
     fn catch_up(
         &self,
         attempt: &Attempt,
         after: i64,
-        check: Check,
+        haste: Haste,
     ) -> impl Future<Output = Result<Pass, StepError>> + Send;
 
     /// Source: the last batch that is published, and the last one.

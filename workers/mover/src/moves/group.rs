@@ -12,7 +12,8 @@ use shardlane_runtime::hint::Hint;
 use shardlane_runtime::process::{Backoff, Shutdown};
 use shardlane_runtime::standing::Standings;
 
-use super::edges::{Attempt, Check, Fence, Lines, Pass, StepError, World};
+use super::edges::{Attempt, Copied, Fence, Lines, Pass, StepError, World};
+use super::pace::Haste;
 use super::progress::{Progress, Step};
 
 /// Rows that are few: a pass that brings no more and is not much shorter than the one before is as short as they get.
@@ -117,7 +118,7 @@ impl<W: World, C: Clock> Mover<'_, W, C> {
     }
 
     /// Everything is copied once.
-    async fn prepare(&self, attempt: &Attempt) -> Result<Pass, GroupError> {
+    async fn prepare(&self, attempt: &Attempt) -> Result<Copied, GroupError> {
         self.step(attempt, Step::Leaving);
         let epochs = self.world.leave(attempt).await?;
         if self.world.expect(attempt, &epochs).await? {
@@ -131,18 +132,23 @@ impl<W: World, C: Clock> Mover<'_, W, C> {
         tokio::select! {
             biased;
             () = stop.wait() => Err(GroupError::Stopped),
-            pass = self.world.copy(attempt, &copied) => Ok(pass?),
+            copied = self.world.copy(attempt, &copied) => Ok(copied?),
         }
     }
 
-    /// What was written meanwhile is copied, until that is little; and once everything is compared.
-    async fn approach(&self, attempt: &Attempt, copied: &Pass) -> Result<Pass, GroupError> {
+    /// All that was copied is compared; then what was written meanwhile is copied, until that is little.
+    async fn approach(&self, attempt: &Attempt, copied: &Copied) -> Result<Pass, GroupError> {
         self.step(attempt, Step::CatchingUp);
-        let mut last = self.pass(attempt, copied, Check::All).await?;
-        let (mut check, mut longer) = (Check::Brought, None::<Duration>);
+        tracing::debug!(attempt = attempt.id, rows = copied.pass.rows, "copied");
+        if let Some(what) = self.world.compare(attempt, copied).await? {
+            return Err(differs(attempt, what));
+        }
+        tracing::debug!(attempt = attempt.id, "compared");
+        let mut last = self.pass(attempt, &copied.pass, Haste::Polite).await?;
+        let (mut haste, mut longer) = (Haste::Polite, None::<Duration>);
         for _ in 0..PASSES {
             let (began, before) = (self.clock.now(), last.rows);
-            last = self.pass(attempt, &last, check).await?;
+            last = self.pass(attempt, &last, haste).await?;
             let took = self.clock.now().duration_since(began);
             // What comes while a pass goes on is what the next one has to bring.
             if took <= SHORT || (last.rows <= FEW && longer.is_some_and(|longer| took > longer * 3 / 4)) {
@@ -150,7 +156,7 @@ impl<W: World, C: Clock> Mover<'_, W, C> {
             }
             if last.rows >= before {
                 // It would never end by giving way to what it runs after.
-                check = Check::Hurried;
+                haste = Haste::Hurried;
             }
             longer = Some(took);
         }
@@ -161,23 +167,24 @@ impl<W: World, C: Clock> Mover<'_, W, C> {
                 return Ok(last);
             }
             self.clock.sleep(LOOK).await;
-            last = self.pass(attempt, &last, Check::Hurried).await?;
+            last = self.pass(attempt, &last, Haste::Hurried).await?;
         }
     }
 
     /// One pass after another.
-    async fn pass(&self, attempt: &Attempt, last: &Pass, check: Check) -> Result<Pass, GroupError> {
+    async fn pass(&self, attempt: &Attempt, last: &Pass, haste: Haste) -> Result<Pass, GroupError> {
         self.look_for_stop()?;
-        self.caught_up(attempt, last.batch, &last.lines, check).await
+        self.caught_up(attempt, last.batch, &last.lines, haste).await
     }
 
-    async fn caught_up(&self, attempt: &Attempt, after: i64, lines: &Lines, check: Check) -> Result<Pass, GroupError> {
-        let pass = self.world.catch_up(attempt, after, check).await?;
+    async fn caught_up(&self, attempt: &Attempt, after: i64, lines: &Lines, haste: Haste) -> Result<Pass, GroupError> {
+        let began = self.clock.now();
+        let pass = self.world.catch_up(attempt, after, haste).await?;
+        let ms = self.clock.now().duration_since(began).as_millis();
+        tracing::debug!(attempt = attempt.id, ?haste, rows = pass.rows, %ms, "caught up");
         self.progress.copied(attempt, pass.rows);
         if let Some(what) = pass.differs {
-            let group = &attempt.group;
-            let slots = ranges(&group.slots);
-            return Err(GroupError::Differs { from: group.from, to: group.to, slots, what });
+            return Err(differs(attempt, what));
         }
         if pass.lines != *lines {
             return Err(GroupError::FailedOver);
@@ -207,7 +214,7 @@ impl<W: World, C: Clock> Mover<'_, W, C> {
             }
             Ok::<_, GroupError>(())
         };
-        let copied = self.caught_up(attempt, near.batch, &near.lines, Check::Hurried);
+        let copied = self.caught_up(attempt, near.batch, &near.lines, Haste::Last);
         let (relayed, copied) = futures::future::join(relayed, copied).await;
         relayed?;
         copied?;
@@ -310,4 +317,9 @@ impl<W: World, C: Clock> Mover<'_, W, C> {
     fn step(&self, attempt: &Attempt, step: Step) {
         self.progress.step(attempt, step);
     }
+}
+
+fn differs(attempt: &Attempt, what: String) -> GroupError {
+    let group = &attempt.group;
+    GroupError::Differs { from: group.from, to: group.to, slots: ranges(&group.slots), what }
 }

@@ -11,6 +11,8 @@ use super::traffic::{Traffic, Way};
 
 /// Rows that are a piece of work: few where others work, so that they do not wait for its end either.
 const ROWS: RangeInclusive<u64> = 2_000..=50_000;
+/// And where nothing slows it down.
+const HURRIED: u64 = 10_000;
 /// A page that is looked through is as much work as so many rows, beside those that are found in it.
 const PAGE: u64 = 5;
 /// Pages that are looked through at once, however little was found in those before them.
@@ -19,8 +21,7 @@ const MOST_PAGES: u64 = 1_000;
 const MANY: u64 = 100;
 /// How long a piece is that nobody feels.
 const SHORT: Duration = Duration::from_millis(10);
-/// So much of a piece may be no work: its end waits in the network (see [`super::copy::bring_delta`]), and each statement for a
-/// processor where there are few. The snapshot that is read meanwhile must not get old, for what it keeps hinders the worker too.
+/// So much of a piece in which rows were sent may be no work: its end waits in the network (see [`super::copy::Load::unload`]).
 const UNDERWAY: Duration = Duration::from_millis(40);
 
 /// Bounds rows per second, over everybody who takes turns, and has them give way.
@@ -46,7 +47,15 @@ impl Pace {
 
     /// The turns of somebody who begins to work.
     pub fn turns(&self, haste: Haste) -> Turns<'_> {
-        Turns { pace: self, haste, began: Instant::now(), worked: Duration::ZERO, done: 0, density: Density::default() }
+        Turns {
+            pace: self,
+            haste,
+            began: Instant::now(),
+            worked: Duration::ZERO,
+            underway: Duration::ZERO,
+            done: 0,
+            density: Density::default(),
+        }
     }
 
     /// How many pages are a piece just now.
@@ -61,7 +70,7 @@ impl Pace {
             Way::Empty => rows * 2,
             Way::Clear if worked <= SHORT => rows * 2,
             Way::Clear if worked <= SHORT * 2 => rows,
-            Way::Clear | Way::Busy => rows / 2,
+            Way::Clear | Way::Busy | Way::Full => rows / 2,
         };
         self.rows.store(rows.clamp(*ROWS.start(), *ROWS.end()), Ordering::Relaxed);
     }
@@ -103,12 +112,14 @@ impl Density {
 /// What slows somebody's work down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Haste {
-    /// Only so many rows go in a second, and it rests.
+    /// Only so many rows go in a second, and it gives way.
     Bounded,
-    /// It rests, but is not bounded: of what was written meanwhile there is more with each second.
+    /// It rests, but for half as long as it works: of what was written meanwhile there is more with each second.
     Polite,
     /// Nothing: one piece after another.
     Hurried,
+    /// The same, while slots stand still.
+    Last,
 }
 
 /// The pieces of somebody's work.
@@ -120,6 +131,8 @@ pub struct Turns<'a> {
     began: Instant,
     /// How long the present piece has taken, without waits.
     worked: Duration,
+    /// So much of that may be no work.
+    underway: Duration,
     /// How much of it is done, in rows.
     done: u64,
     density: Density,
@@ -128,12 +141,11 @@ pub struct Turns<'a> {
 impl Turns<'_> {
     /// How many rows are a piece.
     pub fn rows(&self) -> u64 {
-        if self.haste == Haste::Hurried { *ROWS.end() } else { self.pace.rows.load(Ordering::Relaxed) }
+        if self.is_hurried() { HURRIED } else { self.pace.rows.load(Ordering::Relaxed) }
     }
 
-    /// How many rows are one of those that were written meanwhile: four statements take each piece of them.
-    pub fn rows_to_merge(&self) -> u64 {
-        (self.rows() * 4).min(*ROWS.end())
+    fn is_hurried(&self) -> bool {
+        matches!(self.haste, Haste::Hurried | Haste::Last)
     }
 
     /// How many pages are one.
@@ -154,30 +166,41 @@ impl Turns<'_> {
 
     /// What is a piece is done.
     pub async fn next_piece(&mut self) {
-        self.next(self.rows(), 0).await;
+        self.next(self.rows(), 0, Duration::ZERO).await;
     }
 
     /// Pages were looked through, and so many rows found in them.
     pub async fn looked(&mut self, pages: i64, rows: u64) {
         self.density = Density::of(pages, rows);
-        self.next(pages.unsigned_abs() * PAGE + rows, 0).await;
+        self.next(pages.unsigned_abs() * PAGE + rows, 0, Duration::ZERO).await;
     }
 
-    /// Rows were sent.
+    /// Rows were copied.
     pub async fn sent(&mut self, rows: u64) {
-        self.next(rows, rows).await;
+        self.next(rows, rows, UNDERWAY).await;
     }
 
-    /// So much was done, in rows, and so many were sent: if that is a piece, waits until the next one may begin.
-    async fn next(&mut self, done: u64, sent: u64) {
+    /// Rows were merged.
+    pub async fn merged(&mut self, rows: u64) {
+        self.next(rows, rows, Duration::ZERO).await;
+    }
+
+    /// So much was done, in rows, and so many were sent, for some of which time it was perhaps only waited: if that is a piece, waits
+    /// until the next one may begin.
+    async fn next(&mut self, done: u64, sent: u64, underway: Duration) {
         self.worked += self.began.elapsed();
         if self.haste == Haste::Bounded {
             self.pace.take(sent).await;
         }
         self.done += done;
-        if self.haste != Haste::Hurried && self.done >= self.rows() {
-            let worked = std::mem::take(&mut self.worked).saturating_sub(UNDERWAY);
-            let way = self.pace.traffic.give_way(worked.max(SHORT / 5)).await;
+        self.underway += underway;
+        if !self.is_hurried() && self.done >= self.rows() {
+            let underway = std::mem::take(&mut self.underway);
+            let worked = std::mem::take(&mut self.worked).saturating_sub(underway).max(SHORT / 5);
+            let way = match self.haste {
+                Haste::Bounded => self.pace.traffic.give_way(worked).await,
+                _ => self.pace.traffic.rest(worked / 2).await,
+            };
             self.pace.took(worked, way);
             self.done = 0;
         }

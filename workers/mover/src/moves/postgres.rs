@@ -19,13 +19,14 @@ use shardlane_runtime::service::Schema;
 use shardlane_runtime::standing::Standings;
 use sqlx::{AssertSqlSafe, PgConnection};
 
+use super::brief::Brief;
 use super::busy::{LogEnds, sample};
-use super::copy::{Load, Table, bring_delta};
-use super::edges::{Attempt, Check, Fence, Group, Lines, Pass, SlotRow, State, StepError, World};
+use super::copy::{Load, Since, Table, bring_delta};
+use super::edges::{Attempt, Copied, Fence, Group, Lines, Pass, SlotRow, State, StepError, Sum, World};
 use super::pace::{Density, Haste, Pace, Turns};
 use super::statements::{
-    Pages, Trouble, activate, begin_snapshot, change, compare_all, delete, epochs, expect, forget, line, lock,
-    lock_shard, pages, slot_rows, standings,
+    Pages, Trouble, activate, change, compare_all, delete, epochs, expect, forget, last_batch, lock, lock_shard, place,
+    slot_rows, standings,
 };
 use crate::shards::address;
 
@@ -36,11 +37,11 @@ const SETUP: &str =
     SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3;
     SET max_parallel_workers_per_gather = 0; SET client_min_messages = warning";
 /// For how long records are counted that come.
-const COUNT: Duration = Duration::from_millis(200);
-/// Begins a transaction in which the few rows that were brought are looked up one by one, and never by going through a table.
-const BY_KEY: &str = "BEGIN; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off";
+const COUNT: Duration = Duration::from_millis(500);
+/// Begins a transaction each of whose statements sees what is there when it begins, and keeps none of it once it has ended.
+const READ: &str = "BEGIN ISOLATION LEVEL READ COMMITTED, READ ONLY";
 /// How often it is looked how busy a worker is.
-const LOOK: Duration = Duration::from_millis(20);
+const LOOK: Duration = Duration::from_millis(40);
 /// The lock of the one mover at work.
 const ONE_MOVER: &str = "SELECT pg_advisory_lock(7362515)";
 
@@ -53,7 +54,7 @@ pub struct PgWorld {
     log: LogEnds,
     producer: Producer,
     idle: Mutex<HashMap<u32, Vec<PgConnection>>>,
-    shapes: tokio::sync::OnceCell<Vec<Table>>,
+    shapes: Mutex<HashMap<u32, Arc<[Table]>>>,
     /// Shards whose indexes on batch have taken in what was written before it began.
     taken_in: Mutex<BTreeSet<u32>>,
     /// How far the deletion of rows is, by attempt.
@@ -84,7 +85,7 @@ impl From<Trouble> for StepError {
         match trouble {
             Trouble::Superseded(why) => Self::Superseded(why),
             Trouble::Shard(error) => Self::Passing(format!("Postgres: {}", with_causes(&error))),
-            Trouble::Address(why) => Self::Passing(why),
+            other => Self::Passing(other.to_string()),
         }
     }
 }
@@ -106,7 +107,7 @@ impl PgWorld {
             shards,
             pace: Pace::of(rows_per_second),
             idle: Mutex::default(),
-            shapes: tokio::sync::OnceCell::new(),
+            shapes: Mutex::default(),
             taken_in: Mutex::default(),
             deleted: Mutex::default(),
         })
@@ -203,18 +204,21 @@ impl PgWorld {
         }
     }
 
-    /// What the tables look like.
-    async fn shapes(&self, shard: &mut PgConnection) -> Result<&[Table], Trouble> {
-        let read = async || {
-            let mut shapes = Vec::new();
-            for name in &self.tables {
-                shapes.push(Table::read(shard, name).await?);
-            }
-            // Those that are read alike come together.
-            shapes.sort_by_key(|table| table.by_batch);
-            Ok::<_, sqlx::Error>(shapes)
-        };
-        Ok(self.shapes.get_or_try_init(read).await?)
+    /// What the tables of a partition's shard look like.
+    async fn shapes(&self, shard: &mut PgConnection, partition: u32) -> Result<Arc<[Table]>, Trouble> {
+        let known = || self.shapes.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(shapes) = known().get(&partition) {
+            return Ok(Arc::clone(shapes));
+        }
+        let mut shapes = Vec::new();
+        for name in &self.tables {
+            shapes.push(Table::read(shard, name).await?);
+        }
+        // Those that are read alike come together.
+        shapes.sort_by_key(|table| table.by_batch);
+        let shapes: Arc<[Table]> = shapes.into();
+        known().insert(partition, Arc::clone(&shapes));
+        Ok(shapes)
     }
 
     /// How far the deletion of an attempt's rows in a shard is.
@@ -240,9 +244,9 @@ impl PgWorld {
         partition: u32,
     ) -> Result<Option<Cursor>, Trouble> {
         let cursor = self.cursor(attempt, partition);
-        let shapes = self.shapes(shard).await?;
+        let shapes = self.shapes(shard, partition).await?;
         let Some(table) = shapes.get(cursor.table) else { return Ok(None) };
-        let (pages, some) = (pages(shard, table).await?, self.pace.pages(cursor.density));
+        let (pages, some) = (place(shard, table).await?.pages, self.pace.pages(cursor.density));
         let end = cursor.page + some;
         let rows = delete(shard, table, &Pages::of(&attempt.group.slots, cursor.page..end)).await?;
         let next = Cursor { page: end, density: Density::of(some, rows), ..cursor };
@@ -270,41 +274,25 @@ impl PgWorld {
         Ok(())
     }
 
-    /// Copies all tables, each in a transaction of the target.
+    /// Copies all tables. No snapshot is kept for it: rows that are written after it has begun are left to the next pass, and all
+    /// others are the same whenever they are read.
     async fn copy_tables(
         &self,
         attempt: &Attempt,
         (source, target): (&mut PgConnection, &mut PgConnection),
         copied: &(dyn Fn(u64) + Sync),
-    ) -> Result<Pass, Trouble> {
-        let slots = &attempt.group.slots;
+    ) -> Result<Copied, Trouble> {
         let mut turns = self.pace.turns(Haste::Bounded);
         self.take_in_once(source, attempt.group.from, &mut turns).await?;
-        let (batch, from) = begin_snapshot(source).await?;
-        let mut pass = Pass { batch, rows: 0, lines: Lines { from, to: String::new() }, differs: None };
-        for table in self.shapes(source).await? {
-            within(sqlx::raw_sql("BEGIN").execute(&mut *target)).await?;
-            lock(target, attempt, &[State::Incoming]).await?;
-            // What the snapshot has lies in pages that there are by now.
-            let (pages, mut page) = (pages(source, table).await?, 0);
-            let (mut load, into) = (Load::default(), table.copy_in());
-            turns.begin(Density::default());
-            while page < pages {
-                let piece = page..page + turns.pages();
-                let (out, looked) = (table.copy_out(slots, &piece), piece.end.min(pages) - page);
-                let rows = load.copy((&mut *source, &out), (&mut *target, &into), &mut turns, copied).await?;
-                pass.rows += rows;
-                turns.looked(looked, rows).await;
-                page = piece.end;
-            }
-            let rest = load.unload(target, &into).await?;
-            copied(rest);
-            turns.sent(rest).await;
-            pass.lines.to = line(target).await?;
-            within(sqlx::raw_sql("COMMIT").execute(&mut *target)).await?;
+        let (batch, from) = last_batch(source).await?;
+        let (shapes, mut sums) = (self.shapes(target, attempt.group.to).await?, Vec::new());
+        let mut target = Brief::begin(target, attempt).await?;
+        for table in &*shapes {
+            let slots = &attempt.group.slots;
+            sums.push(copy_table((source, &mut target), (table, slots, batch), &mut turns, copied).await?);
         }
-        within(sqlx::raw_sql("COMMIT").execute(source)).await?;
-        Ok(pass)
+        let (rows, lines) = (sums.iter().map(|sum| sum.rows).sum(), Lines { from, to: target.end().await? });
+        Ok(Copied { pass: Pass { batch, rows, lines, differs: None }, sums })
     }
 
     /// Brings what was written after a batch, and compares.
@@ -313,22 +301,18 @@ impl PgWorld {
         attempt: &Attempt,
         (source, target): (&mut PgConnection, &mut PgConnection),
         after: i64,
-        check: Check,
+        haste: Haste,
     ) -> Result<Pass, Trouble> {
-        let slots = &attempt.group.slots;
-        take_in(source).await?;
-        let (batch, from) = begin_snapshot(source).await?;
-        let shapes = self.shapes(source).await?;
-        within(sqlx::raw_sql(BY_KEY).execute(&mut *target)).await?;
-        lock(target, attempt, &[State::Incoming]).await?;
-        let (mut rows, mut differs) = (0, None);
-        let mut turns = self.pace.turns(match check {
-            Check::All => Haste::Bounded,
-            Check::Brought => Haste::Polite,
-            Check::Hurried => Haste::Hurried,
-        });
-        let mut by_batch = None;
-        for table in shapes {
+        let shapes = self.shapes(target, attempt.group.to).await?;
+        // The pass before has just done it.
+        if haste != Haste::Last {
+            take_in(source).await?;
+        }
+        within(sqlx::raw_sql(READ).execute(&mut *source)).await?;
+        let (last, from) = last_batch(source).await?;
+        let (mut target, mut turns) = (Brief::begin(target, attempt).await?, self.pace.turns(haste));
+        let (mut rows, mut differs, mut by_batch) = (0, None, None);
+        for table in &*shapes {
             // Without an index, all of the table is read once; with one, only what is new.
             if by_batch.replace(table.by_batch) != Some(table.by_batch) {
                 let scans = if table.by_batch { "off" } else { "on" };
@@ -336,17 +320,41 @@ impl PgWorld {
                     .execute(&mut *source)
                     .await?;
             }
-            let brought = bring_delta((&mut *source, &mut *target), table, slots, after, &mut turns).await?;
+            let (slots, since) = (&attempt.group.slots, Since { after, last });
+            let brought = bring_delta((&mut *source, &mut target), table, slots, since, &mut turns).await?;
             differs = differs.or(brought.differs);
             rows += brought.rows;
         }
-        let to = line(target).await?;
-        within(sqlx::raw_sql("COMMIT").execute(&mut *target)).await?;
-        if check == Check::All && differs.is_none() {
-            differs = compare_all(source, target, shapes, slots, &mut turns).await?;
-        }
+        let to = target.end().await?;
         within(sqlx::raw_sql("COMMIT").execute(source)).await?;
-        Ok(Pass { batch, rows, lines: Lines { from, to }, differs })
+        Ok(Pass { batch: last, rows, lines: Lines { from, to }, differs })
+    }
+}
+
+/// Copies what some slots have in a table that was not written after a batch.
+async fn copy_table(
+    (source, target): (&mut PgConnection, &mut Brief<'_>),
+    (table, slots, batch): (&Table, &[u32], i64),
+    turns: &mut Turns<'_>,
+    copied: &(dyn Fn(u64) + Sync),
+) -> Result<Sum, Trouble> {
+    let (place_before, mut page) = (place(source, table).await?, 0);
+    let (pages, mut load, into) = (place_before.pages, Load::default(), table.copy_in());
+    turns.begin(Density::default());
+    while page < pages {
+        let (piece, before) = (page..page + turns.pages(), load.all.rows);
+        let (out, looked) = (table.copy_out(slots, &piece, batch), piece.end.min(pages) - page);
+        load.copy((&mut *source, &out), (target.shard(), &into), turns, copied).await?;
+        turns.looked(looked, load.all.rows - before).await;
+        target.go_on().await?;
+        page = piece.end;
+    }
+    let rest = load.unload(target.shard(), &into).await?.rows;
+    copied(rest);
+    turns.sent(rest).await;
+    match place(source, table).await?.file == place_before.file {
+        true => Ok(load.all),
+        false => Err(Trouble::Rewritten(table.name.clone())),
     }
 }
 
@@ -390,15 +398,33 @@ impl World for PgWorld {
         Ok(cursor.is_some())
     }
 
-    async fn copy(&self, attempt: &Attempt, copied: &(dyn Fn(u64) + Sync)) -> Result<Pass, StepError> {
-        let copies = self.between(attempt, async |shards| self.copy_tables(attempt, shards, copied).await);
+    async fn copy(&self, attempt: &Attempt, copied: &(dyn Fn(u64) + Sync)) -> Result<Copied, StepError> {
+        let copies = async {
+            self.pace.traffic.learn().await;
+            self.between(attempt, async |shards| self.copy_tables(attempt, shards, copied).await).await
+        };
         self.politely(&attempt.group.shards(), copies).await
     }
 
-    async fn catch_up(&self, attempt: &Attempt, after: i64, check: Check) -> Result<Pass, StepError> {
-        let brings = self.between(attempt, async |shards| self.bring(attempt, shards, after, check).await);
-        match check {
-            Check::Hurried => brings.await,
+    async fn compare(&self, attempt: &Attempt, copied: &Copied) -> Result<Option<String>, StepError> {
+        let (to, slots) = (attempt.group.to, &attempt.group.slots);
+        let compares = self.on(to, async |shard| {
+            let mut turns = self.pace.turns(Haste::Bounded);
+            let shapes = self.shapes(shard, to).await?;
+            compare_all(shard, &shapes, slots, &copied.sums, &mut turns).await
+        });
+        let differs = self.politely(&[to], compares).await?;
+        if differs.is_some() {
+            // A successor may have begun to clear it away.
+            self.transaction(to, async |shard| lock(shard, attempt, &[State::Incoming]).await.map(drop)).await?;
+        }
+        Ok(differs)
+    }
+
+    async fn catch_up(&self, attempt: &Attempt, after: i64, haste: Haste) -> Result<Pass, StepError> {
+        let brings = self.between(attempt, async |shards| self.bring(attempt, shards, after, haste).await);
+        match haste {
+            Haste::Hurried | Haste::Last => brings.await,
             _ => self.politely(&attempt.group.shards(), brings).await,
         }
     }
@@ -487,7 +513,7 @@ impl World for PgWorld {
             }
             Ok(cursor)
         };
-        let mut turns = self.pace.turns(Haste::Polite);
+        let mut turns = self.pace.turns(Haste::Bounded);
         let cleans = async {
             let cursor = self.transaction(from, deletes).await?;
             self.advance(attempt, from, cursor);

@@ -3,16 +3,22 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use futures::future::try_join;
 use shardlane_runtime::database::within;
 use shardlane_runtime::shard::standing_at;
 use shardlane_runtime::standing::{Standing, Standings};
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, PgConnection, Row};
 
-use super::copy::{Table, patient};
-use super::edges::{Attempt, SlotRow, State};
+use super::copy::{Table, patient, sum_of};
+use super::edges::{Attempt, SlotRow, State, Sum};
 use super::pace::{Density, Turns};
+
+/// The time line of what the server writes now: its control file says it only after the next checkpoint.
+macro_rules! line {
+    () => {
+        "substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8)"
+    };
+}
 
 /// Why a step failed.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +29,19 @@ pub enum Trouble {
     /// The shard did not answer, or not well.
     #[error(transparent)]
     Shard(#[from] sqlx::Error),
+    /// Rows no longer lie where they lay when their copy began, so that some may have been left out.
+    #[error("{0} was written anew while it was copied, as by VACUUM FULL or CLUSTER")]
+    Rewritten(String),
+    /// Rows of a table cannot be told apart into columns.
+    #[error(
+        "column {column} of table {table} is of a type that there are no arrays of, so that its rows cannot be moved"
+    )]
+    Unmovable {
+        /// Which table.
+        table: String,
+        /// And column.
+        column: String,
+    },
     /// The shard cannot be reached as it is configured, or is another one.
     #[error("{0}")]
     Address(String),
@@ -198,60 +217,65 @@ pub async fn slot_rows(shard: &mut PgConnection, id: &str, partition: u32) -> Re
         .collect()
 }
 
-/// Begins a snapshot. Gives the last batch in it, and the server's time line.
-pub async fn begin_snapshot(shard: &mut PgConnection) -> Result<(i64, String), Trouble> {
-    within(sqlx::raw_sql("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY").execute(&mut *shard)).await?;
-    let batch = within(sqlx::query_scalar("SELECT batch FROM shard").fetch_one(&mut *shard)).await?;
-    Ok((batch, line(shard).await?))
+/// The last batch, and the server's time line. Whatever is read from now on has all that this batch wrote, or what came later.
+pub async fn last_batch(shard: &mut PgConnection) -> Result<(i64, String), Trouble> {
+    let last = sqlx::query_as(concat!("SELECT batch, ", line!(), " FROM shard"));
+    Ok(within(last.fetch_one(shard)).await?)
 }
 
 /// The server's time line, which every failover changes.
 pub async fn line(shard: &mut PgConnection) -> Result<String, Trouble> {
-    // Of what the server writes now: its control file says it only after the next checkpoint.
-    let line = sqlx::query_scalar("SELECT substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8)");
-    Ok(within(line.fetch_one(shard)).await?)
+    Ok(within(sqlx::query_scalar(concat!("SELECT ", line!())).fetch_one(shard)).await?)
 }
 
-/// What of all rows does not lie in the target as it lies in the source's snapshot.
+/// What of the rows of some slots in a target's tables is not what was sent.
 pub async fn compare_all(
-    source: &mut PgConnection,
     target: &mut PgConnection,
     tables: &[Table],
     slots: &[u32],
+    sent: &[Sum],
     turns: &mut Turns<'_>,
 ) -> Result<Option<String>, Trouble> {
-    // The tables stay as they lie meanwhile.
-    within(sqlx::raw_sql("BEGIN").execute(&mut *target)).await?;
-    let mut differs = None;
-    for table in tables {
-        let pages = pages(source, table).await?.max(pages(target, table).await?);
-        let (mut there, mut here, mut page) = (Sum::default(), Sum::default(), 0);
+    for (table, sent) in tables.iter().zip(sent) {
+        let (pages, mut lies, mut page) = (place(target, table).await?.pages, Sum::default(), 0);
         turns.begin(Density::default());
         while page < pages {
             let piece = page..page + turns.pages();
-            let (looked, before) = (piece.end.min(pages) - page, there.rows + here.rows);
+            let looked = piece.end.min(pages) - page;
             page = piece.end;
-            let some = Pages::of(slots, piece);
-            try_join(there.add(source, table, &some), here.add(target, table, &some)).await?;
-            let rows = (there.rows + here.rows - before).unsigned_abs();
-            turns.looked(looked, rows).await;
+            let some = sum(target, table, &Pages::of(slots, piece)).await?;
+            lies += some;
+            turns.looked(looked, some.rows).await;
         }
-        if there != here {
-            differs = Some(format!(
-                "{}: {} rows with the digest {} in the source, {} rows with {} in the target",
-                table.name, there.rows, there.digest, here.rows, here.digest
-            ));
-            break;
+        if let Some(differs) = table.differs(*sent, lies) {
+            return Ok(Some(differs));
         }
     }
-    within(sqlx::raw_sql("COMMIT").execute(target)).await?;
-    Ok(differs)
+    Ok(None)
 }
 
-/// Of how many pages a table is.
-pub async fn pages(shard: &mut PgConnection, table: &Table) -> sqlx::Result<i64> {
-    let size = sqlx::query_scalar("SELECT pg_relation_size($1::regclass) / current_setting('block_size')::bigint");
-    within(size.bind(&table.name).fetch_one(shard)).await
+async fn sum(shard: &mut PgConnection, table: &Table, pages: &Pages) -> sqlx::Result<Sum> {
+    let sum = sqlx::query_as(AssertSqlSafe(table.sum())).bind(&pages.slots).bind(&pages.from).bind(&pages.to);
+    let (rows, digest): (i64, String) = patient(sum.fetch_one(shard)).await?;
+    sum_of(rows, &digest)
+}
+
+/// Where a table's rows lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// In how many pages.
+    pub pages: i64,
+    /// Of which file: another one once the table was written anew.
+    pub file: i64,
+}
+
+/// Where a table's rows lie just now.
+pub async fn place(shard: &mut PgConnection, table: &Table) -> sqlx::Result<Place> {
+    let place = sqlx::query_as(
+        "SELECT pg_relation_size($1::regclass) / current_setting('block_size')::bigint, pg_relation_filenode($1::regclass)::bigint",
+    );
+    let (pages, file) = within(place.bind(&table.name).fetch_one(shard)).await?;
+    Ok(Place { pages, file })
 }
 
 /// Rows of some slots in some pages of a table.
@@ -273,22 +297,4 @@ impl Pages {
 pub async fn delete(shard: &mut PgConnection, table: &Table, pages: &Pages) -> sqlx::Result<u64> {
     let delete = sqlx::query(AssertSqlSafe(table.delete())).bind(&pages.slots).bind(&pages.from).bind(&pages.to);
     Ok(delete.execute(shard).await?.rows_affected())
-}
-
-/// What rows come to.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Sum {
-    rows: i64,
-    digest: i128,
-}
-
-impl Sum {
-    async fn add(&mut self, shard: &mut PgConnection, table: &Table, pages: &Pages) -> sqlx::Result<()> {
-        let sum = sqlx::query_as(AssertSqlSafe(table.sum())).bind(&pages.slots).bind(&pages.from).bind(&pages.to);
-        let (rows, digest): (i64, String) = patient(sum.fetch_one(shard)).await?;
-        self.rows += rows;
-        // As many as there can be have room in twice the bits of one.
-        self.digest += digest.parse::<i128>().map_err(|error| sqlx::Error::Decode(error.into()))?;
-        Ok(())
-    }
 }

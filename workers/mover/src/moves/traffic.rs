@@ -2,26 +2,28 @@
 //!
 //! A copy that takes what the processors have left is welcome; one that takes more has a worker fall behind, and what it is behind
 //! must be worked off while users wait. So it is watched for how long what lies in the log waits for the shard, and what lies in
-//! the shard for the relay; while that is more than it was at first, the mover rests. It never rests for good: a service that is
-//! moved because it cannot keep up would else never be moved.
+//! the shard for the relay. First nothing else is done, so that it is known what is usual; while it is more than that afterwards,
+//! the mover rests. It never rests for good: a service that is moved because it cannot keep up would else never be moved.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 /// How long it is watched at first what is usual.
 const LEARN: Duration = Duration::from_millis(500);
-/// A wait is long that is longer than so many usual ones.
-const TIMES: u32 = 2;
-/// And longer than this.
-const SHORT: Duration = Duration::from_millis(50);
+/// A wait is long that is longer than any that was usual, and than this.
+const SHORT: Duration = Duration::from_millis(30);
 /// For how long nothing comes where nobody is.
 const EMPTY: Duration = Duration::from_millis(500);
-/// For each time of work, the most of rest: a third of the time is the mover's, whatever else goes on.
+/// For each time of work, the rest where somebody works: what a piece of work holds up can be made up for.
 const REST: u32 = 2;
+/// And the most where somebody waits for longer than usual: a fifth of the time is the mover's, whatever else goes on.
+const LONG_REST: u32 = 4;
+/// For how long that goes on. Who is not rid of his wait by then will not be by more of it, and gets the move over with.
+const ENOUGH: Duration = Duration::from_secs(5);
 /// And never longer than this at once.
 const LONGEST_REST: Duration = Duration::from_secs(1);
 
@@ -91,6 +93,8 @@ struct Seen {
 struct State {
     began: Option<Instant>,
     usual: Duration,
+    /// Since when somebody has waited for longer than usual.
+    busy: Option<Instant>,
     shards: HashMap<u32, Seen>,
 }
 
@@ -111,13 +115,16 @@ impl State {
     }
 
     /// What is not known yet is taken for busy, unless nothing waits at all.
-    fn way(&self, now: Instant) -> Way {
+    fn way(&mut self, now: Instant) -> Way {
         let Some(began) = self.began else { return Way::Busy };
-        let most = if now - began >= LEARN { SHORT.max(self.usual * TIMES) } else { Duration::ZERO };
-        let mut seen = self.shards.values();
+        let most = if now - began >= LEARN { SHORT.max(self.usual) } else { Duration::ZERO };
         if self.shards.values().any(|seen| seen.wait > most) {
-            Way::Busy
-        } else if now - began >= EMPTY && seen.all(|seen| now - seen.came.unwrap_or(began) >= EMPTY) {
+            let busy = now - *self.busy.get_or_insert(now);
+            return if busy < ENOUGH { Way::Busy } else { Way::Full };
+        }
+        self.busy = None;
+        let mut seen = self.shards.values();
+        if now - began >= EMPTY && seen.all(|seen| now - seen.came.unwrap_or(began) >= EMPTY) {
             Way::Empty
         } else {
             Way::Clear
@@ -137,6 +144,8 @@ pub struct Traffic {
 pub enum Way {
     /// Something waits for longer than it did.
     Busy,
+    /// It has for so long that this is how it is.
+    Full,
     /// Nothing does.
     Clear,
     /// Nothing has come for a while.
@@ -171,21 +180,35 @@ impl Traffic {
         self.way.send_replace(state.way(now));
     }
 
-    /// Rests while somebody is to be given way, after having worked for this long. Gives how the way was before.
-    pub async fn give_way(&self, worked: Duration) -> Way {
-        let mut way = self.way.subscribe();
-        let found = *way.borrow();
-        if found == Way::Busy {
-            // That it takes too long is no error, and whom it waits for outlives it.
-            let _ = timeout(rest(worked), way.wait_for(|way| *way != Way::Busy)).await;
+    /// Waits until it is known what is usual.
+    pub async fn learn(&self) {
+        let began = self.state.lock().unwrap_or_else(PoisonError::into_inner).began;
+        sleep(LEARN.saturating_sub(began.map_or(Duration::ZERO, |began| began.elapsed()))).await;
+    }
+
+    /// Rests after having worked for this long, if somebody works there. Gives how the way was before.
+    pub async fn rest(&self, worked: Duration) -> Way {
+        let way = *self.way.borrow();
+        match way {
+            Way::Empty => {}
+            Way::Busy | Way::Clear => sleep(rest(worked, REST)).await,
+            Way::Full => sleep(rest(worked, 1) / 4).await,
         }
+        way
+    }
+
+    /// Rests for longer if somebody waits for longer than usual. Gives how the way was before.
+    pub async fn give_way(&self, worked: Duration) -> Way {
+        let found = self.rest(worked).await;
+        // That it takes too long is no error, and whom it waits for outlives it.
+        let _ = timeout(rest(worked, LONG_REST - REST), self.way.subscribe().wait_for(|way| *way != Way::Busy)).await;
         found
     }
 }
 
-/// The most of rest after having worked for this long.
-fn rest(worked: Duration) -> Duration {
-    (worked * REST).min(LONGEST_REST)
+/// So many times of rest after having worked for this long.
+fn rest(worked: Duration, times: u32) -> Duration {
+    (worked * times).min(LONGEST_REST)
 }
 
 #[cfg(test)]
@@ -240,10 +263,26 @@ mod tests {
         for at in (100..2_000).step_by(50) {
             assert_eq!(tick(at, i64::from(at / 250 * 250)), at >= 500 || at.is_multiple_of(250), "{at}");
         }
-        assert!(tick(2_100, 1_750), "as it is with it");
-        assert!(!tick(2_400, 1_750), "it should have written long ago");
-        assert!(!tick(2_600, 2_000));
-        assert!(tick(2_650, 2_500));
+        assert!(tick(1_950, 1_750), "as it is with it");
+        assert!(!tick(2_050, 1_750), "it should have written by now");
+        assert!(!tick(2_250, 2_000));
+        assert!(tick(2_300, 2_250));
+    }
+
+    #[test]
+    fn who_waits_for_long_does_so_anyway() {
+        let (mut state, began) = (State::default(), Instant::now());
+        let mut at = |ms: u32, stand| {
+            state.note(began + ms * MS, 0, sample(i64::from(ms), stand));
+            state.way(began + ms * MS)
+        };
+        for ms in (0..=1_000).step_by(20) {
+            at(ms, i64::from(ms));
+        }
+        assert_eq!([1_020, 1_100, 6_000, 6_090].map(|ms| at(ms, 1_000)), [Way::Clear, Way::Busy, Way::Busy, Way::Busy]);
+        assert_eq!(at(6_110, 1_000), Way::Full);
+        assert_eq!([6_240, 6_260].map(|ms| at(ms, 6_240)), [Way::Clear, Way::Clear], "it has caught up");
+        assert_eq!(at(6_400, 6_240), Way::Busy, "and that begins anew");
     }
 
     #[test]
@@ -254,11 +293,11 @@ mod tests {
             state.note(began + at * MS, 0, sample);
             state.way(began + at * MS) != Way::Busy
         };
-        for at in (0..1_000).step_by(20) {
+        for at in (0..1_200).step_by(20) {
             tick(at, i64::from(at));
         }
-        assert!(tick(1_010, 1_000));
-        assert!(!tick(1_080, 1_000));
+        assert!(tick(1_210, 1_200));
+        assert!(!tick(1_260, 1_200));
     }
 
     #[test]
@@ -273,23 +312,35 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nobody_rests_while_the_way_is_clear() {
-        let traffic = Traffic::default();
-        let rests = |traffic: &Traffic| traffic.give_way(Duration::from_secs(3_600)).now_or_never().is_none();
-        assert!(rests(&traffic), "nothing is known yet");
+    async fn who_is_waited_for_is_given_more_way_than_who_works() {
+        let (traffic, worked) = (Traffic::default(), 20 * MS);
+        let rested = async |traffic: &Traffic| {
+            let began = Instant::now();
+            (traffic.give_way(worked).await, began.elapsed() >= worked * LONG_REST)
+        };
+        assert_eq!(rested(&traffic).await, (Way::Busy, true), "nothing is known yet");
         traffic.note(0, sample(7, 7));
-        assert!(!rests(&traffic));
+        assert_eq!(rested(&traffic).await, (Way::Clear, false));
         traffic.note(0, sample(8, 7));
-        assert!(rests(&traffic));
+        assert_eq!(rested(&traffic).await, (Way::Busy, true));
         traffic.leave(&[0]);
-        assert!(!rests(&traffic), "nobody looks at it");
+        assert_eq!(rested(&traffic).await, (Way::Clear, false), "nobody looks at it");
         traffic.note(0, sample(9, 7));
-        assert!(rests(&traffic), "what waited then still waits");
+        assert_eq!(rested(&traffic).await, (Way::Busy, true), "what waited then still waits");
+    }
+
+    #[tokio::test]
+    async fn nobody_rests_where_nobody_works() {
+        let traffic = Traffic::default();
+        traffic.note(0, sample(7, 7));
+        traffic.learn().await;
+        traffic.note(0, sample(7, 7));
+        assert_eq!(traffic.give_way(Duration::from_secs(3_600)).now_or_never(), Some(Way::Empty));
     }
 
     #[test]
     fn a_rest_is_bounded() {
-        assert_eq!(rest(10 * MS), 20 * MS);
-        assert_eq!(rest(Duration::from_secs(60)), LONGEST_REST);
+        assert_eq!(rest(10 * MS, 2), 20 * MS);
+        assert_eq!(rest(Duration::from_secs(60), 1), LONGEST_REST);
     }
 }

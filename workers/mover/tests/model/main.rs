@@ -22,7 +22,7 @@ use world::Fault;
 /// Schedules of a test run.
 const SCHEDULES: u64 = 10_000;
 /// Schedules within which a planted fault must be found.
-const TO_FIND: u64 = 8_000;
+const TO_FIND: u64 = 3_000;
 
 #[test]
 fn nothing_is_lost_doubled_or_answered_differently() {

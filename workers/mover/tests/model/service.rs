@@ -68,7 +68,7 @@ pub fn parse(value: &[u8]) -> Result<Request, Rejection> {
 }
 
 /// A key's register. Of one that is deleted a tombstone stays, with its version.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Register {
     pub version: i64,
     pub value: i64,
@@ -92,7 +92,7 @@ impl Register {
 }
 
 /// The answer to a request.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Answer {
     pub content: i64,
     /// The register that the request made; `None` if it lost.

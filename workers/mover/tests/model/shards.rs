@@ -2,14 +2,17 @@
 //! whose rows they are. A mover may be lost before each of its transactions and after it.
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use rand::RngExt;
 use shardlane_mover::moves::edges::{
-    Attempt, Check, Fence, Group, Lines, Pass, SlotRow, State, StepError, World as MoverWorld,
+    Attempt, Copied, Fence, Group, Lines, Pass, SlotRow, State, StepError, Sum, World as MoverWorld,
 };
+use shardlane_mover::moves::pace::Haste;
 use shardlane_runtime::hint::Hint;
 use shardlane_runtime::standing::{Standing, Standings};
 
@@ -26,11 +29,14 @@ pub struct SimWorld {
 
 /// The steps before which a mover may stall: so each of them meets a successor that has gone on, and a fence its end, often
 /// enough.
-pub const STEPS: [&str; 15] = [
+pub const STEPS: [&str; 18] = [
     "leave",
     "expect",
     "purge",
+    "purge",
     "copy",
+    "copy",
+    "compare",
     "catch_up",
     "fence",
     "hand_over",
@@ -104,8 +110,8 @@ impl SimWorld {
         self.world().say(what);
     }
 
-    /// What the source holds of the slots, all at one moment.
-    async fn snapshot(&self, source: &mut Session, attempt: &Attempt) -> Result<Snapshot, StepError> {
+    /// What the source holds of some slots, all at one moment.
+    async fn snapshot(&self, source: &mut Session, attempt: &Attempt, slots: &[u32]) -> Result<Snapshot, StepError> {
         source.step().await.map_err(|_| broken())?;
         let world = self.world();
         let server = &world.servers[attempt.group.from as usize];
@@ -114,7 +120,7 @@ impl SimWorld {
         Ok(Snapshot {
             batch: server.db.batch,
             line: server.line,
-            tables: of(&server.db.tables, &attempt.group.slots, world.fault),
+            tables: of(&server.db.tables, slots, world.fault),
             fenced: attempt.group.slots.iter().all(fenced),
         })
     }
@@ -205,40 +211,51 @@ fn come<T: Clone>(row: &Row<T>, fault: Option<Fault>) -> Row<T> {
     Row { row: row.row.clone(), batch, offset: row.offset, came: true }
 }
 
-/// Copies the rows of one table. None of them may be there.
-fn copy_table<K: Ord + Clone, T: Clone>(
+/// Copies rows of one table that were not written after a batch. None of them may be there. Gives what they come to.
+fn copy_table<K: Ord + Clone + Hash, T: Clone + Hash>(
     from: &BTreeMap<K, Row<T>>,
     to: &mut BTreeMap<K, Row<T>>,
+    batch: i64,
     fault: Option<Fault>,
-) -> Result<u64, StepError> {
-    if from.keys().any(|key| to.contains_key(key)) {
-        return Err(StepError::Passing("duplicate key".to_owned()));
+) -> Result<Sum, StepError> {
+    let mut sum = Sum::default();
+    for (key, row) in from.iter().filter(|(_, row)| row.batch <= batch) {
+        sum.add(digest(key, row));
+        if to.insert(key.clone(), come(row, fault)).is_some() {
+            return Err(StepError::Passing("duplicate key".to_owned()));
+        }
     }
-    to.extend(from.iter().map(|(key, row)| (key.clone(), come(row, fault))));
-    Ok(from.len() as u64)
+    Ok(sum)
 }
 
-/// Merges what was written after a batch. Gives how many rows that were.
+/// Merges what was written since a batch. Gives how many rows that were.
 fn merge<K: Ord + Clone, T: Clone>(
     from: &BTreeMap<K, Row<T>>,
     to: &mut BTreeMap<K, Row<T>>,
-    after: i64,
+    since: &RangeInclusive<i64>,
     fault: Option<Fault>,
 ) -> u64 {
-    let before = from.values().filter(|row| row.batch > after).count();
-    to.extend(from.iter().filter(|(_, row)| row.batch > after).map(|(key, row)| (key.clone(), come(row, fault))));
+    let rows = from.iter().filter(|(_, row)| since.contains(&row.batch));
+    let before = rows.clone().count();
+    to.extend(rows.map(|(key, row)| (key.clone(), come(row, fault))));
     before as u64
 }
 
-/// Whether the same lies there, whichever batch wrote it.
-fn same<K: Ord, T: PartialEq>(one: &BTreeMap<K, Row<T>>, other: &BTreeMap<K, Row<T>>) -> bool {
-    one.len() == other.len() && one.iter().all(|(key, row)| other.get(key).is_some_and(|there| there.row == row.row))
+/// The digest of a row, whichever batch wrote it.
+fn digest<K: Hash, T: Hash>(key: &K, row: &Row<T>) -> i64 {
+    let mut hasher = DefaultHasher::new();
+    (key, &row.row).hash(&mut hasher);
+    hasher.finish().cast_signed()
 }
 
-fn compare(one: &Tables, other: &Tables) -> Option<String> {
-    let same =
-        same(&one.registers, &other.registers) && same(&one.answers, &other.answers) && same(&one.dead, &other.dead);
-    (!same).then(|| "rows".to_owned())
+/// What the rows of each table come to.
+fn sums(tables: &Tables) -> Vec<Sum> {
+    fn sum<K: Hash, T: Hash>(rows: &BTreeMap<K, Row<T>>) -> Sum {
+        let mut sum = Sum::default();
+        rows.iter().for_each(|(key, row)| sum.add(digest(key, row)));
+        sum
+    }
+    vec![sum(&tables.registers), sum(&tables.answers), sum(&tables.dead)]
 }
 
 impl MoverWorld for SimWorld {
@@ -314,61 +331,73 @@ impl MoverWorld for SimWorld {
         .await
     }
 
-    async fn copy(&self, attempt: &Attempt, copied: &(dyn Fn(u64) + Sync)) -> Result<Pass, StepError> {
+    async fn copy(&self, attempt: &Attempt, copied: &(dyn Fn(u64) + Sync)) -> Result<Copied, StepError> {
         self.comes("copy", &attempt.id).await;
         let mut source = Session::new(&self.world, attempt.group.from as usize);
         self.wait().await;
-        let snapshot = self.snapshot(&mut source, attempt).await?;
-        let (mut rows, to) = (0, attempt.group.to);
-        for table in 0..3 {
-            source.step().await.map_err(|_| broken())?;
-            let (seen, expects) = (&snapshot.tables, [State::Incoming]);
-            rows += self
-                .transaction(to, false, |db, fault| {
-                    lock(db, fault, attempt, &expects)?;
-                    match table {
-                        0 => copy_table(&seen.registers, &mut db.tables.registers, fault),
-                        1 => copy_table(&seen.answers, &mut db.tables.answers, fault),
-                        _ => copy_table(&seen.dead, &mut db.tables.dead, fault),
-                    }
-                })
-                .await?;
-            copied(rows);
+        let (slots, to) = (&attempt.group.slots, attempt.group.to);
+        let Snapshot { batch, line, .. } = self.snapshot(&mut source, attempt, slots).await?;
+        let mut sums = vec![Sum::default(); 3];
+        for (table, sum) in sums.iter_mut().enumerate() {
+            for slot in slots {
+                // Each piece is read when its turn comes; its worker goes on meanwhile.
+                let piece = self.snapshot(&mut source, attempt, &[*slot]).await?.tables;
+                *sum += self
+                    .transaction(to, false, |db, fault| {
+                        lock(db, fault, attempt, &[State::Incoming])?;
+                        match table {
+                            0 => copy_table(&piece.registers, &mut db.tables.registers, batch, fault),
+                            1 => copy_table(&piece.answers, &mut db.tables.answers, batch, fault),
+                            _ => copy_table(&piece.dead, &mut db.tables.dead, batch, fault),
+                        }
+                    })
+                    .await?;
+            }
+            copied(sum.rows);
         }
-        let lines = Lines { from: snapshot.line.to_string(), to: self.line(to) };
+        let (rows, lines) =
+            (sums.iter().map(|sum| sum.rows).sum(), Lines { from: line.to_string(), to: self.line(to) });
         source.close();
-        Ok(Pass { batch: snapshot.batch, rows, lines, differs: None })
+        Ok(Copied { pass: Pass { batch, rows, lines, differs: None }, sums })
     }
 
-    async fn catch_up(&self, attempt: &Attempt, after: i64, check: Check) -> Result<Pass, StepError> {
+    async fn compare(&self, attempt: &Attempt, copied: &Copied) -> Result<Option<String>, StepError> {
+        self.comes("compare", &attempt.id).await;
+        let (to, slots) = (attempt.group.to, &attempt.group.slots);
+        let lie = self.transaction(to, false, |db, fault| Ok(sums(&of(&db.tables, slots, fault)))).await?;
+        if lie == copied.sums {
+            return Ok(None);
+        }
+        self.transaction(to, false, |db, fault| lock(db, fault, attempt, &[State::Incoming])).await?;
+        Ok(Some("rows".to_owned()))
+    }
+
+    async fn catch_up(&self, attempt: &Attempt, after: i64, _haste: Haste) -> Result<Pass, StepError> {
         self.comes("catch_up", &attempt.id).await;
         let mut source = Session::new(&self.world, attempt.group.from as usize);
         self.wait().await;
-        let snapshot = self.snapshot(&mut source, attempt).await?;
-        let (seen, to) = (&snapshot.tables, attempt.group.to);
-        let rows = self
-            .transaction(to, false, |db, fault| {
-                lock(db, fault, attempt, &[State::Incoming])?;
-                if fault == Some(Fault::NoLastDelta) && snapshot.fenced {
-                    return Ok(0);
-                }
-                let tables = &mut db.tables;
-                Ok(merge(&seen.registers, &mut tables.registers, after, fault)
-                    + merge(&seen.answers, &mut tables.answers, after, fault)
-                    + merge(&seen.dead, &mut tables.dead, after, fault))
-            })
-            .await?;
-        source.step().await.map_err(|_| broken())?;
-        let differs = match check {
-            Check::All => {
-                let world = self.world();
-                compare(seen, &of(&world.servers[to as usize].db.tables, &attempt.group.slots, world.fault))
-            }
-            Check::Brought | Check::Hurried => None,
-        };
-        let lines = Lines { from: snapshot.line.to_string(), to: self.line(to) };
+        let (slots, to) = (&attempt.group.slots, attempt.group.to);
+        let Snapshot { batch, line, fenced, .. } = self.snapshot(&mut source, attempt, slots).await?;
+        let (since, mut rows) = (after + 1..=batch, 0);
+        for table in 0..3 {
+            let seen = self.snapshot(&mut source, attempt, slots).await?.tables;
+            rows += self
+                .transaction(to, false, |db, fault| {
+                    lock(db, fault, attempt, &[State::Incoming])?;
+                    if fault == Some(Fault::NoLastDelta) && fenced {
+                        return Ok(0);
+                    }
+                    Ok(match table {
+                        0 => merge(&seen.registers, &mut db.tables.registers, &since, fault),
+                        1 => merge(&seen.answers, &mut db.tables.answers, &since, fault),
+                        _ => merge(&seen.dead, &mut db.tables.dead, &since, fault),
+                    })
+                })
+                .await?;
+        }
+        let lines = Lines { from: line.to_string(), to: self.line(to) };
         source.close();
-        Ok(Pass { batch: snapshot.batch, rows, lines, differs })
+        Ok(Pass { batch, rows, lines, differs: None })
     }
 
     async fn relayed(&self, attempt: &Attempt) -> Result<(i64, i64), StepError> {
