@@ -85,8 +85,10 @@ cluster_demo() {
 PROGRAMS=(shardlane-operator mover signup signup-ctl wallet counter blog kubectl-shardlane)
 IMAGES=(operator mover signup wallet counter blog)
 
-# How our own programs are built: a profile of Cargo.toml.
+# How our own programs are built, as cargo calls it.
 SHARDLANE_PROFILE=${SHARDLANE_PROFILE:-release}
+
+profile_folder() { if [[ $SHARDLANE_PROFILE == dev ]]; then printf 'debug'; else printf '%s' "$SHARDLANE_PROFILE"; fi; }
 
 build_programs() {
   provider_programs -p shardlane-operator -p shardlane-mover -p shardlane-signup -p shardlane-wallet -p shardlane-counter \

@@ -38,7 +38,7 @@ provider_programs() {
   mkdir -p "$ROOT/target/builder"
   "$(engine)" run --rm --user "$(id -u):$(id -g)" -v "$ROOT:/source" -w /source -e CARGO_HOME=/source/target/builder/cargo \
     -e CARGO_TARGET_DIR=/source/target/builder "$BUILDER_IMAGE" cargo build --profile "$SHARDLANE_PROFILE" --locked "$@"
-  PROGRAMS_FROM="$ROOT/target/builder/$SHARDLANE_PROFILE"
+  PROGRAMS_FROM="$ROOT/target/builder/$(profile_folder)"
 }
 
 provider_images() {

@@ -134,8 +134,12 @@ provider_down() {
 }
 
 provider_programs() {
+  local name
   cargo build --profile "$SHARDLANE_PROFILE" --locked "$@"
-  PROGRAMS_FROM="$CARGO_TARGET/$SHARDLANE_PROFILE"
+  PROGRAMS_FROM="$STATE/stripped"
+  mkdir -p "$PROGRAMS_FROM"
+  # Most of a debug build is what a debugger reads, which no image needs.
+  for name in "${PROGRAMS[@]}"; do strip --strip-debug -o "$PROGRAMS_FROM/$name" "$CARGO_TARGET/$(profile_folder)/$name"; done
 }
 
 # Runs a command where the node's processes and addresses are.
