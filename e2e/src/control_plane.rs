@@ -218,7 +218,7 @@ impl Operator {
         Ok(values.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
     }
 
-    /// The most memory that it ever had, in bytes.
+    /// The most memory of its own that it ever had, in bytes: without the file that its program is.
     pub fn peak_memory(&self) -> Result<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()?))?;
         let bytes = |name: &str| {
