@@ -44,22 +44,19 @@ impl Table {
     /// Reads what the catalogue says of a table.
     pub async fn read(shard: &mut PgConnection, name: &str) -> Result<Self, Trouble> {
         let row = sqlx::query(
-            "SELECT c.oid::regclass::text,
-                    ARRAY(SELECT quote_ident(a.attname) FROM pg_attribute a
-                          WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attname <> 'batch'
-                          ORDER BY a.attnum),
-                    ARRAY(SELECT t.oid FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
-                          WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attname <> 'batch'
-                          ORDER BY a.attnum),
-                    ARRAY(SELECT t.typarray FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
-                          WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attname <> 'batch'
-                          ORDER BY a.attnum),
+            "SELECT c.oid::regclass::text, columns.names, columns.elements, columns.arrays,
                     ARRAY(SELECT quote_ident(a.attname) FROM pg_index i
                           JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = ANY(i.indkey)
                           WHERE i.indrelid = c.oid AND i.indisprimary),
                     EXISTS (SELECT FROM pg_index i JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = i.indkey[0]
                             WHERE i.indrelid = c.oid AND a.attname = 'batch')
-             FROM pg_class c WHERE c.oid = quote_ident($1)::regclass",
+             FROM pg_class c, LATERAL (
+                 SELECT array_agg(quote_ident(a.attname) ORDER BY a.attnum) AS names,
+                        array_agg(t.oid ORDER BY a.attnum) AS elements,
+                        array_agg(t.typarray ORDER BY a.attnum) AS arrays
+                 FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+                 WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attname <> 'batch') columns
+             WHERE c.oid = quote_ident($1)::regclass",
         )
         .bind(name)
         .fetch_one(shard)

@@ -14,7 +14,7 @@ use super::edges::{Attempt, SlotRow, State, Sum};
 use super::pace::{Density, Turns};
 
 /// The time line of what the server writes now: its control file says it only after the next checkpoint.
-macro_rules! line {
+macro_rules! time_line {
     () => {
         "substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8)"
     };
@@ -219,13 +219,13 @@ pub async fn slot_rows(shard: &mut PgConnection, id: &str, partition: u32) -> Re
 
 /// The last batch, and the server's time line. Whatever is read from now on has all that this batch wrote, or what came later.
 pub async fn last_batch(shard: &mut PgConnection) -> Result<(i64, String), Trouble> {
-    let last = sqlx::query_as(concat!("SELECT batch, ", line!(), " FROM shard"));
+    let last = sqlx::query_as(concat!("SELECT batch, ", time_line!(), " FROM shard"));
     Ok(within(last.fetch_one(shard)).await?)
 }
 
 /// The server's time line, which every failover changes.
 pub async fn line(shard: &mut PgConnection) -> Result<String, Trouble> {
-    Ok(within(sqlx::query_scalar(concat!("SELECT ", line!())).fetch_one(shard)).await?)
+    Ok(within(sqlx::query_scalar(concat!("SELECT ", time_line!())).fetch_one(shard)).await?)
 }
 
 /// What of the rows of some slots in a target's tables is not what was sent.
