@@ -91,8 +91,11 @@ SHARDLANE_PROFILE=${SHARDLANE_PROFILE:-release}
 profile_folder() { if [[ $SHARDLANE_PROFILE == dev ]]; then printf 'debug'; else printf '%s' "$SHARDLANE_PROFILE"; fi; }
 
 build_programs() {
-  provider_programs -p shardlane-operator -p shardlane-mover -p shardlane-signup -p shardlane-wallet -p shardlane-counter \
-    -p shardlane-blog -p kubectl-shardlane
+  local which=(-p shardlane-operator -p shardlane-mover -p shardlane-signup -p shardlane-wallet -p shardlane-counter
+    -p shardlane-blog -p kubectl-shardlane)
+  # With the features of everything together, as the tests before have built most of it.
+  [[ $SHARDLANE_PROFILE != dev ]] || which=(--workspace --bins)
+  provider_programs "${which[@]}"
   mkdir -p "$STATE/programs"
   local name
   for name in "${PROGRAMS[@]}"; do cp "$PROGRAMS_FROM/$name" "$STATE/programs/"; done

@@ -33,11 +33,11 @@ start_kind() {
   kind_with_engine create cluster --name "$KIND_NAME" --config "$ROOT/kind-config.yaml" --kubeconfig "$KUBECONFIG" --wait 180s
 }
 
-# The release build of our programs; elsewhere than the host's, whose C library may be newer.
+# Our programs, built elsewhere than the host's, whose C library may be newer. No image needs what a debugger reads.
 provider_programs() {
   mkdir -p "$ROOT/target/builder"
   "$(engine)" run --rm --user "$(id -u):$(id -g)" -v "$ROOT:/source" -w /source -e CARGO_HOME=/source/target/builder/cargo \
-    -e CARGO_TARGET_DIR=/source/target/builder "$BUILDER_IMAGE" cargo build --profile "$SHARDLANE_PROFILE" --locked "$@"
+    -e CARGO_TARGET_DIR=/source/target/builder -e CARGO_PROFILE_DEV_STRIP=debuginfo "$BUILDER_IMAGE" cargo build --profile "$SHARDLANE_PROFILE" --locked "$@"
   PROGRAMS_FROM="$ROOT/target/builder/$(profile_folder)"
 }
 

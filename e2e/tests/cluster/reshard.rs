@@ -32,8 +32,9 @@ const STEPS: [u32; 6] = [2, 3, 5, 3, 1, 4];
 /// How long a step may take: shards are made for it.
 const PATIENCE: Duration = Duration::from_secs(600);
 /// Visits after a step, before it is checked.
-const AFTER: usize = 200;
-const THINKING: Duration = Duration::from_millis(30);
+const AFTER: usize = 60;
+/// How long a client thinks between two visits: the load is to be steady, and leave the cluster room to start shards.
+const THINKING: Duration = Duration::from_millis(200);
 /// Names that are there before the first step, so that a move takes a while: some thousand for each slot.
 const NAMES: usize = 36_000;
 /// Rows a second of a mover that is to be met at its work.
@@ -192,7 +193,7 @@ async fn sign_ups_go_on_while_slots_move_and_parts_are_lost() -> Result<()> {
     let mut shards = vec![service.shard(0).await?, service.shard(1).await?];
     people.fill(&service.config, NAMES, &mut shards).await?;
     drop(shards);
-    let load = Steady::begin(people, 12, THINKING);
+    let load = Steady::begin(people, 8, THINKING);
     let trial = Trial::<SignupShard, _> { client, service, load, retains: false };
     trial
         .through_all(|from, to| match (from, to) {
@@ -213,7 +214,7 @@ async fn money_stays_where_it_belongs_while_slots_move() -> Result<()> {
     let spec = moving(json!({ "audit": { "intervalSeconds": 1 }, "topics": topics }), 1, "Retain")?;
     let mut service = ServiceOf::<WalletPartition>::start(&client, &name, spec).await?;
     let payments = Payments::at(&service.gateway().await?, "steady").await?;
-    let load = Steady::begin(payments, 8, THINKING);
+    let load = Steady::begin(payments, 6, THINKING);
     Trial { client, service, load, retains: true }.through_all(|_, _| None).await
 }
 
@@ -226,7 +227,7 @@ async fn sums_are_exact_while_slots_move() -> Result<()> {
     let spec = moving(json!({ "topics": topics }), 1, "Delete")?;
     let mut service = ServiceOf::<CounterPool>::start(&client, &name, spec).await?;
     let counts = Counts::at(&service.gateway().await?)?;
-    let load = Steady::begin(counts, 8, THINKING);
+    let load = Steady::begin(counts, 6, THINKING);
     Trial { client, service, load, retains: false }.through_all(|_, _| None).await
 }
 

@@ -37,6 +37,25 @@ pub struct ClusterSpec {
     /// How long a stopping instance waits for its clients to leave by themselves, in seconds.
     #[serde(default)]
     pub smart_shutdown_timeout: u32,
+    /// How instances are asked whether they are there.
+    #[serde(default)]
+    pub probes: Probes,
+}
+
+/// How instances are asked whether they are there.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Probes {
+    /// While one starts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub startup: Option<Probe>,
+}
+
+/// How often an instance is asked.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Probe {
+    /// In seconds.
+    pub period_seconds: u32,
 }
 
 /// The volume of an instance.
@@ -138,6 +157,8 @@ pub fn cluster<K: ServiceKind>(plan: &Plan<'_, K>, shard: &ShardSource) -> Optio
         resources: postgres.resources.as_ref().map(Resources::requirements),
         // Workers never leave, and come back by themselves: waiting only means three minutes without new connections.
         smart_shutdown_timeout: 1,
+        // CloudNativePG asks every ten seconds, for which a shard that is there already has no address.
+        probes: Probes { startup: Some(Probe { period_seconds: 1 }) },
     };
     let mut cluster = Cluster::new(&name, spec);
     cluster.metadata = match service.deletion_policy {

@@ -424,7 +424,13 @@ impl<S: Service, H: Shard<S>, L: Log<S>, C: Clock> PartitionLoop<S, H, L, C> {
             }
         };
         match (written, turn.batch) {
-            (Ok(written), _) => self.count(known, written, turn.size, began, turn.work),
+            (Ok(written), batch) => {
+                // What was gathered is as large as that has made it.
+                if batch.is_some() {
+                    self.log.took(turn.size.records, began.elapsed());
+                }
+                self.count(known, written, turn.size, began, turn.work);
+            }
             (Err(Failure::Refused(rejection)), Some(batch)) => self.search(known, &batch, rejection).await?,
             (Err(Failure::Changed), Some(batch)) => {
                 let batch = Read::Batch(Prepared { batch, work: turn.work });

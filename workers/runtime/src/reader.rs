@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError, TryRecvError};
 use std::time::{Duration, Instant};
 
@@ -25,7 +25,7 @@ use crate::kafka;
 use crate::lag::Lag;
 use crate::metrics::Metrics;
 use crate::prepare::prepare;
-use crate::record::{Batch, Record};
+use crate::record::{BATCH_RECORDS, Batch, Record, most_records};
 use crate::service::Service;
 use crate::standing::{self, Standings};
 
@@ -62,6 +62,7 @@ pub struct Reader<P> {
     again: VecDeque<Read<P>>,
     generation: u64,
     hungry: Arc<AtomicBool>,
+    most: Arc<AtomicUsize>,
 }
 
 impl<P: Send + Sync + 'static> Reader<P> {
@@ -80,7 +81,7 @@ impl<P: Send + Sync + 'static> Reader<P> {
         let lag = Lag::of(config.clone(), &topic.name)?;
         let (orders, inbox) = mpsc::channel();
         let (outbox, reads) = tokio_mpsc::channel(1);
-        let hungry = Arc::new(AtomicBool::new(false));
+        let (hungry, most) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(BATCH_RECORDS)));
         let thread = ReaderThread {
             service,
             keyspace,
@@ -95,6 +96,7 @@ impl<P: Send + Sync + 'static> Reader<P> {
             inbox,
             outbox,
             hungry: Arc::clone(&hungry),
+            most: Arc::clone(&most),
             generation: 0,
             slots: BTreeMap::new(),
             pending: VecDeque::new(),
@@ -103,7 +105,7 @@ impl<P: Send + Sync + 'static> Reader<P> {
             .name("reader".to_owned())
             .spawn(move || thread.run())
             .map_err(|error| KafkaError::ClientCreation(error.to_string()))?;
-        Ok(Self { orders, reads, again: VecDeque::new(), generation: 0, hungry })
+        Ok(Self { orders, reads, again: VecDeque::new(), generation: 0, hungry, most })
     }
 }
 
@@ -136,6 +138,11 @@ impl<S: Service> Log<S> for Reader<S::Plan> {
                 return Some(read);
             }
         }
+    }
+
+    fn took(&mut self, records: usize, time: Duration) {
+        let allowed = self.most.load(Ordering::Relaxed);
+        self.most.store(most_records(allowed, records, time), Ordering::Relaxed);
     }
 
     fn show_progress(&mut self, positions: &Positions) {
@@ -198,6 +205,8 @@ struct ReaderThread<S: Service> {
     outbox: tokio_mpsc::Sender<Tagged<S::Plan>>,
     /// The loop waits for what comes next.
     hungry: Arc<AtomicBool>,
+    /// Most records of a batch, as it is now.
+    most: Arc<AtomicUsize>,
     generation: u64,
     slots: BTreeMap<u32, Reading>,
     /// What is to be told before anything else is read.
@@ -388,7 +397,7 @@ impl<S: Service> ReaderThread<S> {
             let wanted = self.hungry.load(Ordering::Relaxed);
             let waited = || close.is_some_and(|close| Instant::now() >= close);
             // What was read before trouble is good.
-            if batch.is_full()
+            if batch.is_full(self.most.load(Ordering::Relaxed))
                 || !self.pending.is_empty()
                 || (wanted && (idle || waited()))
                 || (batch.is_empty() && idle)

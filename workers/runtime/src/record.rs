@@ -2,13 +2,33 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::time::Duration;
 
 use crate::fresh::Size;
 
 /// Most records in a batch.
 pub const BATCH_RECORDS: usize = 8_000;
+/// And how many it always may have.
+const FEW_RECORDS: usize = 500;
+/// Longest that a batch should take: slots that are to leave wait for the one in hand, and so does each answer of it.
+const LONG: Duration = Duration::from_millis(100);
 /// A batch is closed once its keys and values are as large as this, in bytes.
 pub const BATCH_BYTES: usize = 4 << 20;
+
+/// How many records the next batch may have, if so many were allowed before and as many as there were took this long. A batch
+/// that was held up by something else says little, so it at most halves what is allowed.
+pub fn most_records(allowed: usize, records: usize, took: Duration) -> usize {
+    let most = match took {
+        _ if took <= LONG / 2 => allowed * 2,
+        _ if took <= LONG => allowed,
+        _ => {
+            let in_time =
+                u128::try_from(records).unwrap_or(u128::MAX).saturating_mul(LONG.as_micros()) / took.as_micros();
+            usize::try_from(in_time).unwrap_or(usize::MAX).clamp(allowed / 2, allowed)
+        }
+    };
+    most.clamp(FEW_RECORDS, BATCH_RECORDS)
+}
 
 /// Longest request id, in bytes.
 pub const MAX_REQUEST_ID: usize = 128;
@@ -75,9 +95,9 @@ impl Batch {
         self.oldest.unwrap_or(-1)
     }
 
-    /// Whether it should be closed.
-    pub fn is_full(&self) -> bool {
-        self.entries.len() >= BATCH_RECORDS || self.bytes.len() >= BATCH_BYTES
+    /// Whether it should be closed, when so many records are enough.
+    pub fn is_full(&self, most: usize) -> bool {
+        self.entries.len() >= most || self.bytes.len() >= BATCH_BYTES
     }
 
     /// Number of records.
@@ -123,4 +143,20 @@ pub fn check_id(name: &str, id: &str) -> Result<(), String> {
         return Err(format!("{name} has no control characters"));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batches_are_as_large_as_can_be_written_in_time() {
+        let ms = Duration::from_millis;
+        let next = |allowed, took| most_records(allowed, allowed, ms(took));
+        assert_eq!([next(8_000, 320), next(4_000, 160)], [4_000, 2_500]);
+        assert_eq!([next(2_500, 95), next(2_500, 20), next(8_000, 20)], [2_500, 5_000, BATCH_RECORDS]);
+        // A commit that hangs.
+        assert_eq!([8_000, 600].map(|allowed| most_records(allowed, 10, ms(5_000))), [4_000, FEW_RECORDS]);
+        assert_eq!(most_records(FEW_RECORDS, 1, ms(9)), 1_000);
+    }
 }

@@ -25,7 +25,7 @@ use crate::metrics::Metrics;
 use crate::process::{self, Backoff, Shutdown};
 use crate::producer::{Outgoing, Producer};
 use crate::reader::{LINGER, MOMENT, POLL, Reading, as_record, list, take};
-use crate::record::{Batch, Record};
+use crate::record::{BATCH_RECORDS, Batch, Record};
 use crate::relay::publish;
 use crate::service::{Accepted, Message, Rejection};
 use crate::standing::{self, Standing};
@@ -297,7 +297,7 @@ impl<S: Step> Member<S> {
                 // It comes again once what was read is done.
                 Some(Err(_)) | None => return Ok(batch),
             }
-            if batch.is_full() || close.is_some_and(|close| Instant::now() >= close) {
+            if batch.is_full(BATCH_RECORDS) || close.is_some_and(|close| Instant::now() >= close) {
                 return Ok(batch);
             }
         }

@@ -77,26 +77,32 @@ async fn fill(shard: &mut PgConnection, rows: u32) -> Result<()> {
 /// A bare copy, which is thrown away again.
 async fn copy(stage: &Stage, pair: &Pair) -> Result<f64> {
     stage.settle().await?;
+    let began = Instant::now();
+    pipe(pair, [SECOND, PARTITION], "true").await?;
+    let rate = rate(stage, began.elapsed());
+    let mut target = pair.service.shard(PARTITION).await?;
+    check(&mut target, stage.options.moved_rows).await?;
+    sqlx::raw_sql("TRUNCATE account").execute(&mut target).await?;
+    Ok(rate)
+}
+
+/// A bare copy of accounts from one shard to another, of those for which a condition is true.
+pub async fn pipe(pair: &Pair, [from, to]: [u32; 2], which: &str) -> Result<()> {
     let columns = TABLE.split_once(' ').context("no columns")?.1.trim_matches(['(', ')']);
     let psql = |partition| {
         let mut psql = Command::new("psql");
         psql.args(["-X", "-q", "-d", &pair.service.uri(partition)?, "-c"]).kill_on_drop(true);
         anyhow::Ok(psql)
     };
-    let began = Instant::now();
-    let out = format!("COPY (SELECT {columns} FROM account) TO STDOUT (FORMAT binary)");
-    let mut source = psql(SECOND)?.arg(out).stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
+    let out = format!("COPY (SELECT {columns} FROM account WHERE {which}) TO STDOUT (FORMAT binary)");
+    let mut source = psql(from)?.arg(out).stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
     let rows: Stdio = source.stdout.take().context("no output")?.try_into()?;
-    let mut target = psql(PARTITION)?;
+    let mut target = psql(to)?;
     let target = target.arg(format!("COPY {TABLE} FROM STDIN (FORMAT binary)")).stdin(rows).output();
     let (sent, taken) = timeout(PATIENCE, async { tokio::join!(source.wait(), target) }).await?;
     let taken = taken?;
     ensure!(sent?.success() && taken.status.success(), "{}", String::from_utf8_lossy(&taken.stderr));
-    let rate = rate(stage, began.elapsed());
-    let mut target = pair.service.shard(PARTITION).await?;
-    check(&mut target, stage.options.moved_rows).await?;
-    sqlx::raw_sql("TRUNCATE account").execute(&mut target).await?;
-    Ok(rate)
+    Ok(())
 }
 
 /// The same rows, moved: how many a second, and who used the processors.

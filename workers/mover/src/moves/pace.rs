@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::traffic::{Traffic, Way};
 
 /// Rows that are a piece of work: few where others work, so that they do not wait for its end either.
-const ROWS: RangeInclusive<u64> = 2_000..=50_000;
+const ROWS: RangeInclusive<u64> = 1_000..=50_000;
 /// And where nothing slows it down.
 const HURRIED: u64 = 10_000;
 /// A page that is looked through is as much work as so many rows, beside those that are found in it.

@@ -6,7 +6,7 @@
 //! the mover rests. It never rests for good: a service that is moved because it cannot keep up would else never be moved.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -19,7 +19,11 @@ const SHORT: Duration = Duration::from_millis(30);
 /// For how long nothing comes where nobody is.
 const EMPTY: Duration = Duration::from_millis(500);
 /// For each time of work, the rest where somebody works: what a piece of work holds up can be made up for.
-const REST: u32 = 2;
+const REST: u32 = 3;
+/// The same of who has been at it for long: what is written meanwhile has to be moved as well.
+const SHORT_REST: u32 = 1;
+/// How long that is since a copy began.
+const LONG: Duration = Duration::from_secs(5);
 /// And the most where somebody waits for longer than usual: a fifth of the time is the mover's, whatever else goes on.
 const LONG_REST: u32 = 4;
 /// For how long that goes on. Who is not rid of his wait by then will not be by more of it, and gets the move over with.
@@ -95,6 +99,8 @@ struct State {
     usual: Duration,
     /// Since when somebody has waited for longer than usual.
     busy: Option<Instant>,
+    /// When the last copy began.
+    copies: Option<Instant>,
     shards: HashMap<u32, Seen>,
 }
 
@@ -174,16 +180,25 @@ impl Traffic {
     }
 
     fn change(&self, change: impl FnOnce(&mut State, Instant)) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state();
         let now = Instant::now();
         change(&mut state, now);
         self.way.send_replace(state.way(now));
     }
 
-    /// Waits until it is known what is usual.
+    /// Before a copy: waits until it is known what is usual.
     pub async fn learn(&self) {
-        let began = self.state.lock().unwrap_or_else(PoisonError::into_inner).began;
+        let began = self.state().began;
         sleep(LEARN.saturating_sub(began.map_or(Duration::ZERO, |began| began.elapsed()))).await;
+        self.state().copies = Some(Instant::now());
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn times(&self) -> u32 {
+        times(self.state().copies.map_or(Duration::ZERO, |began| began.elapsed()))
     }
 
     /// Rests after having worked for this long, if somebody works there. Gives how the way was before.
@@ -191,7 +206,7 @@ impl Traffic {
         let way = *self.way.borrow();
         match way {
             Way::Empty => {}
-            Way::Busy | Way::Clear => sleep(rest(worked, REST)).await,
+            Way::Busy | Way::Clear => sleep(rest(worked, self.times())).await,
             Way::Full => sleep(rest(worked, 1) / 4).await,
         }
         way
@@ -201,9 +216,15 @@ impl Traffic {
     pub async fn give_way(&self, worked: Duration) -> Way {
         let found = self.rest(worked).await;
         // That it takes too long is no error, and whom it waits for outlives it.
-        let _ = timeout(rest(worked, LONG_REST - REST), self.way.subscribe().wait_for(|way| *way != Way::Busy)).await;
+        let _ = timeout(rest(worked, LONG_REST - self.times()), self.way.subscribe().wait_for(|way| *way != Way::Busy))
+            .await;
         found
     }
+}
+
+/// How many times of its work a mover rests that has been at it for this long.
+fn times(at_it: Duration) -> u32 {
+    if at_it < LONG { REST } else { SHORT_REST }
 }
 
 /// So many times of rest after having worked for this long.
@@ -339,7 +360,8 @@ mod tests {
     }
 
     #[test]
-    fn a_rest_is_bounded() {
+    fn a_rest_is_bounded_and_shorter_for_who_takes_long() {
+        assert_eq!([0, 4_999, 5_000, 60_000].map(|ms| times(ms * MS)), [REST, REST, SHORT_REST, SHORT_REST]);
         assert_eq!(rest(10 * MS, 2), 20 * MS);
         assert_eq!(rest(Duration::from_secs(60), 1), LONGEST_REST);
     }

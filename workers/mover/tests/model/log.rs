@@ -1,6 +1,7 @@
 //! The loop's edge to the log in the simulated world.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 use rand::RngExt;
 use shardlane_runtime::edges::{Log, Read};
@@ -90,6 +91,8 @@ impl Log<Model> for SimLog {
             }
         }
     }
+
+    fn took(&mut self, _: usize, _: Duration) {}
 
     fn show_progress(&mut self, _: &Positions) {}
 }
