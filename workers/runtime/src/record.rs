@@ -15,17 +15,16 @@ const LONG: Duration = Duration::from_millis(100);
 /// A batch is closed once its keys and values are as large as this, in bytes.
 pub const BATCH_BYTES: usize = 4 << 20;
 
-/// How many records the next batch may have, if so many were allowed before and as many as there were took this long. A batch
-/// that was held up by something else says little, so it at most halves what is allowed.
+/// How many records the next batch may have, when one of so many records, of which it might have had as many as were `allowed`,
+/// took so long. That a commit hangs says little of the records, so it halves what is allowed at most.
 pub fn most_records(allowed: usize, records: usize, took: Duration) -> usize {
-    let most = match took {
-        _ if took <= LONG / 2 => allowed * 2,
-        _ if took <= LONG => allowed,
-        _ => {
-            let in_time =
-                u128::try_from(records).unwrap_or(u128::MAX).saturating_mul(LONG.as_micros()) / took.as_micros();
-            usize::try_from(in_time).unwrap_or(usize::MAX).clamp(allowed / 2, allowed)
-        }
+    let most = if took <= LONG / 2 {
+        allowed * 2
+    } else if took <= LONG {
+        allowed
+    } else {
+        let in_time = u128::try_from(records).unwrap_or(u128::MAX).saturating_mul(LONG.as_micros()) / took.as_micros();
+        usize::try_from(in_time).unwrap_or(usize::MAX).clamp(allowed / 2, allowed)
     };
     most.clamp(FEW_RECORDS, BATCH_RECORDS)
 }
