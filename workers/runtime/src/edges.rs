@@ -9,6 +9,7 @@ use crate::fresh::Fresh;
 use crate::intake::{Advance, DeadLetter, Memory, Positions};
 use crate::prepare::Prepared;
 use crate::producer::Outgoing;
+use crate::record::Took;
 use crate::service::{Rejection, Service};
 use crate::standing::Standings;
 
@@ -135,8 +136,8 @@ pub trait Log<S: Service>: Send {
     /// to grow. `None` if reading has ended for good. Nothing is lost when this is given up.
     fn next(&mut self, urgent: bool) -> impl Future<Output = Option<Read<S::Plan>>> + Send;
 
-    /// So many records of one batch were written in this time: the next ones may hold more, or should hold fewer.
-    fn took(&mut self, records: usize, time: Duration);
+    /// So long took one batch of so many records: the next ones may hold more, or should hold fewer.
+    fn took(&mut self, records: usize, took: Took);
 
     /// Shows Kafka's own tools how far the worker is; nothing depends on it.
     fn show_progress(&mut self, positions: &Positions);

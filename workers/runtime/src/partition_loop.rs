@@ -20,7 +20,7 @@ use crate::intake::{Advance, DeadLetter, Keyspace, Positions};
 use crate::metrics::Metrics;
 use crate::prepare::{Prepared, Work, bury, fold, prepare};
 use crate::process::{Backoff, Shutdown};
-use crate::record::Batch;
+use crate::record::{Batch, Took};
 use crate::service::{Rejection, Service};
 
 /// How often an idle worker looks for a successor, and for slots that came or went.
@@ -60,6 +60,7 @@ pub struct PartitionLoop<S, H, L, C> {
 struct Written {
     number: i64,
     outcomes: Vec<Outcomes>,
+    took: Took,
 }
 
 /// Why the loop ended, but for a shutdown.
@@ -427,7 +428,7 @@ impl<S: Service, H: Shard<S>, L: Log<S>, C: Clock> PartitionLoop<S, H, L, C> {
             (Ok(written), batch) => {
                 // What was gathered is as large as that has made it.
                 if batch.is_some() {
-                    self.log.took(turn.size.records, began.elapsed());
+                    self.log.took(turn.size.records, written.took);
                 }
                 self.count(known, written, turn.size, began, turn.work);
             }
@@ -531,7 +532,9 @@ async fn write<S: Service, H: Shard<S>>(
     work: &Work<S::Plan>,
     fresh: &Fresh,
 ) -> Result<Written, Failure> {
+    let begins = Instant::now();
     let fence = shard.begin(&work.advances).await?.ok_or(Failure::End(LoopEnd::Fenced))?;
+    let works = Instant::now();
     if fence.slots_version != version || !fence.advanced {
         shard.roll_back().await?;
         return Err(if fence.slots_version == version { Failure::Stale } else { Failure::Changed });
@@ -542,9 +545,11 @@ async fn write<S: Service, H: Shard<S>>(
     }
     // As late as can be: what is published while a batch is written is known with it, and not with the next one.
     let mark = fresh.to_raise();
+    let commits = Instant::now();
     shard.commit(mark).await?;
     if let Some(mark) = mark {
         fresh.raised(mark);
     }
-    Ok(Written { number: fence.batch, outcomes })
+    let took = Took { fixed: works - begins + commits.elapsed(), work: commits - works };
+    Ok(Written { number: fence.batch, outcomes, took })
 }

@@ -25,7 +25,7 @@ use crate::kafka;
 use crate::lag::Lag;
 use crate::metrics::Metrics;
 use crate::prepare::prepare;
-use crate::record::{BATCH_RECORDS, Batch, Record, most_records};
+use crate::record::{BATCH_RECORDS, Batch, Record, Took, most_records};
 use crate::service::Service;
 use crate::standing::{self, Standings};
 
@@ -140,9 +140,9 @@ impl<S: Service> Log<S> for Reader<S::Plan> {
         }
     }
 
-    fn took(&mut self, records: usize, time: Duration) {
+    fn took(&mut self, records: usize, took: Took) {
         let allowed = self.most.load(Ordering::Relaxed);
-        self.most.store(most_records(allowed, records, time), Ordering::Relaxed);
+        self.most.store(most_records(allowed, records, took), Ordering::Relaxed);
     }
 
     fn show_progress(&mut self, positions: &Positions) {

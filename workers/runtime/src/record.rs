@@ -10,20 +10,31 @@ use crate::fresh::Size;
 pub const BATCH_RECORDS: usize = 8_000;
 /// And how many it always may have.
 const FEW_RECORDS: usize = 500;
-/// Longest that a batch should take: slots that are to leave wait for the one in hand, and so does each answer of it.
+/// Longest that should be worked on a batch: slots that are to leave wait for the one in hand, and so does each answer of it.
 const LONG: Duration = Duration::from_millis(100);
 /// A batch is closed once its keys and values are as large as this, in bytes.
 pub const BATCH_BYTES: usize = 4 << 20;
 
+/// How long a batch took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Took {
+    /// What any batch takes: to begin and to commit, which is long where a standby is far away.
+    pub fixed: Duration,
+    /// What is done for its records.
+    pub work: Duration,
+}
+
 /// How many records the next batch may have, when one of so many records, of which it might have had as many as were `allowed`,
-/// took so long. That a commit hangs says little of the records, so it halves what is allowed at most.
-pub fn most_records(allowed: usize, records: usize, took: Duration) -> usize {
-    let most = if took <= LONG / 2 {
+/// took so long. Smaller ones would be of no use where what any batch takes is most of it. That one is held up says little of its
+/// records, so it halves what is allowed at most.
+pub fn most_records(allowed: usize, records: usize, took: Took) -> usize {
+    let (long, work) = (LONG.max(took.fixed * 2), took.work);
+    let most = if work <= long / 2 {
         allowed * 2
-    } else if took <= LONG {
+    } else if work <= long {
         allowed
     } else {
-        let in_time = u128::try_from(records).unwrap_or(u128::MAX).saturating_mul(LONG.as_micros()) / took.as_micros();
+        let in_time = u128::try_from(records).unwrap_or(u128::MAX).saturating_mul(long.as_micros()) / work.as_micros();
         usize::try_from(in_time).unwrap_or(usize::MAX).clamp(allowed / 2, allowed)
     };
     most.clamp(FEW_RECORDS, BATCH_RECORDS)
@@ -150,12 +161,14 @@ mod tests {
 
     #[test]
     fn batches_are_as_large_as_can_be_written_in_time() {
-        let ms = Duration::from_millis;
-        let next = |allowed, took| most_records(allowed, allowed, ms(took));
-        assert_eq!([next(8_000, 320), next(4_000, 160)], [4_000, 2_500]);
-        assert_eq!([next(2_500, 95), next(2_500, 20), next(8_000, 20)], [2_500, 5_000, BATCH_RECORDS]);
-        // A commit that hangs.
-        assert_eq!([8_000, 600].map(|allowed| most_records(allowed, 10, ms(5_000))), [4_000, FEW_RECORDS]);
-        assert_eq!(most_records(FEW_RECORDS, 1, ms(9)), 1_000);
+        let took = |fixed, work| Took { fixed: Duration::from_millis(fixed), work: Duration::from_millis(work) };
+        let next = |allowed, fixed, work| most_records(allowed, allowed, took(fixed, work));
+        assert_eq!([next(8_000, 5, 320), next(4_000, 5, 160)], [4_000, 2_500]);
+        assert_eq!([next(2_500, 5, 95), next(2_500, 5, 20), next(8_000, 5, 20)], [2_500, 5_000, BATCH_RECORDS]);
+        // A statement that hangs.
+        assert_eq!([8_000, 600].map(|allowed| most_records(allowed, 10, took(5, 5_000))), [4_000, FEW_RECORDS]);
+        assert_eq!(most_records(FEW_RECORDS, 1, took(5, 4)), 1_000);
+        // A standby far away.
+        assert_eq!([next(8_000, 200, 320), next(8_000, 5_000, 1)], [BATCH_RECORDS; 2]);
     }
 }

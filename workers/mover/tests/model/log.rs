@@ -1,13 +1,12 @@
 //! The loop's edge to the log in the simulated world.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::time::Duration;
 
 use rand::RngExt;
 use shardlane_runtime::edges::{Log, Read};
 use shardlane_runtime::intake::Positions;
 use shardlane_runtime::prepare::prepare;
-use shardlane_runtime::record::{Batch, Record};
+use shardlane_runtime::record::{Batch, Record, Took};
 use shardlane_runtime::service::Accepted;
 use shardlane_runtime::standing::{Standing, Standings};
 
@@ -92,7 +91,7 @@ impl Log<Model> for SimLog {
         }
     }
 
-    fn took(&mut self, _: usize, _: Duration) {}
+    fn took(&mut self, _: usize, _: Took) {}
 
     fn show_progress(&mut self, _: &Positions) {}
 }
