@@ -218,9 +218,9 @@ mod tests {
             pace.took(worked, way);
             pace.rows.load(Ordering::Relaxed)
         });
-        assert_eq!(took(&pace, SHORT, Way::Busy), 2_000, "there are no smaller ones");
-        assert_eq!([SHORT, SHORT * 2, SHORT * 3].map(|worked| took(&pace, worked, Way::Clear)), [4_000, 4_000, 2_000]);
-        assert_eq!([(); 5].map(|()| took(&pace, SHORT * 100, Way::Empty)), [4_000, 8_000, 16_000, 32_000, 50_000]);
+        assert_eq!(took(&pace, SHORT, Way::Busy), 1_000, "there are no smaller ones");
+        assert_eq!([SHORT, SHORT * 2, SHORT * 3].map(|worked| took(&pace, worked, Way::Clear)), [2_000, 2_000, 1_000]);
+        assert_eq!([(); 6].map(|()| took(&pace, SHORT * 100, Way::Empty)), [2_000, 4_000, 8_000, 16_000, 32_000, 50_000]);
         assert_eq!(took(&pace, Duration::ZERO, Way::Busy), 25_000);
     }
 
@@ -228,15 +228,15 @@ mod tests {
     fn pages_with_little_in_them_are_looked_through_together() {
         let pace = Pace::of(None);
         let mut turns = pace.turns(Haste::Polite);
-        assert_eq!(turns.pages(), 19, "each may be full");
-        turns.begin(Density::of(19, 0));
-        assert_eq!(turns.pages(), 400);
-        turns.begin(Density::of(400, 6_000));
-        assert_eq!((turns.pages(), pace.pages(Density(15)), Density(0).pages(50_000)), (100, 100, 1_000));
+        assert_eq!(turns.pages(), 9, "each may be full");
+        turns.begin(Density::of(9, 0));
+        assert_eq!(turns.pages(), 200);
+        turns.begin(Density::of(200, 3_000));
+        assert_eq!((turns.pages(), pace.pages(Density(15)), Density(0).pages(50_000)), (50, 50, 1_000));
         turns.begin(Density::of(1, 1_000_000));
         assert_eq!(turns.pages(), 1);
         turns.begin(Density::default());
-        assert_eq!(turns.pages(), 19);
+        assert_eq!(turns.pages(), 9);
     }
 
     #[tokio::test]
