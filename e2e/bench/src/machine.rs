@@ -68,7 +68,7 @@ async fn postgres() -> Result<String> {
     Ok(sqlx::query_scalar(
         "SELECT split_part(current_setting('server_version'), ' ', 1) || ' (' || string_agg(name || ' '
                 || current_setting(name), ', ' ORDER BY name) || ')'
-         FROM pg_settings WHERE name IN ('fsync', 'synchronous_commit', 'shared_buffers', 'max_wal_size', 'wal_sync_method')",
+         FROM pg_settings WHERE name IN ('fsync', 'synchronous_commit', 'shared_buffers', 'max_wal_size', 'min_wal_size', 'wal_sync_method')",
     )
     .fetch_one(&mut admin)
     .await?)

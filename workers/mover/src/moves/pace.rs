@@ -220,7 +220,10 @@ mod tests {
         });
         assert_eq!(took(&pace, SHORT, Way::Busy), 1_000, "there are no smaller ones");
         assert_eq!([SHORT, SHORT * 2, SHORT * 3].map(|worked| took(&pace, worked, Way::Clear)), [2_000, 2_000, 1_000]);
-        assert_eq!([(); 6].map(|()| took(&pace, SHORT * 100, Way::Empty)), [2_000, 4_000, 8_000, 16_000, 32_000, 50_000]);
+        assert_eq!(
+            [(); 6].map(|()| took(&pace, SHORT * 100, Way::Empty)),
+            [2_000, 4_000, 8_000, 16_000, 32_000, 50_000]
+        );
         assert_eq!(took(&pace, Duration::ZERO, Way::Busy), 25_000);
     }
 
