@@ -154,10 +154,16 @@ async fn a_relay_that_is_far_behind_publishes_everything_and_has_the_index_on_it
     let alone = "ALTER TABLE account SET (autovacuum_enabled = off)";
     sqlx::query(alone).execute(&mut service.shard(0).await?).await?;
     let mut worker = service.worker(0).await?;
-    // More than a page range of the index, which knows the first one from its making.
+    // More than a page range of the index, which knows the first one from its making; and more batches than are read at once, each
+    // of which has been written before the next one is asked for.
     let mut requests = Direct::new(&service, 3_000)?;
-    for _ in 0..30 {
-        requests.send(100).await?;
+    for asked in [1_000_i64, 2_000, 3_000] {
+        requests.send(1_000).await?;
+        until(Duration::from_secs(20), async || {
+            let read = sqlx::query_scalar("SELECT sum(next_offset)::bigint FROM slot");
+            same("requests that are written", read.fetch_one(&mut service.shard(0).await?).await?, asked)
+        })
+        .await?;
     }
     requests.check(Duration::from_secs(20)).await?;
     worker.stop().await?;
