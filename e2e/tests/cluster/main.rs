@@ -2,15 +2,13 @@
 
 #![allow(clippy::tests_outside_test_module, missing_docs)]
 
-mod blog;
+mod alone;
 mod causes;
-mod counter;
-mod faults;
+mod halts;
 mod lives;
 mod reshard;
 mod services;
 mod specs;
-mod wallet;
 
 use tokio::sync::RwLock;
 

@@ -26,22 +26,22 @@ use sqlx::{PgConnection, Row};
 use crate::lives::{OPERATOR, SYSTEM, gone};
 use crate::services::{Databases, cloud_native_pg, spec, unique};
 
-const SLOTS: u32 = 12;
+pub const SLOTS: u32 = 12;
 /// How many partitions there are to be, one after the other.
-const STEPS: [u32; 6] = [2, 3, 5, 3, 1, 4];
+pub const STEPS: [u32; 6] = [2, 3, 5, 3, 1, 4];
 /// How long a step may take: shards are made for it.
-const PATIENCE: Duration = Duration::from_secs(600);
+pub const PATIENCE: Duration = Duration::from_secs(600);
 /// Visits after a step, before it is checked.
 const AFTER: usize = 60;
 /// How long a client thinks between two visits: the load is to be steady, and leave the cluster room to start shards.
-const THINKING: Duration = Duration::from_millis(200);
+pub const THINKING: Duration = Duration::from_millis(200);
 /// Names that are there before the first step, so that a move takes a while: some thousand for each slot.
-const NAMES: usize = 36_000;
+pub const NAMES: usize = 36_000;
 /// Rows a second of a mover that is to be met at its work.
 const SLOWLY: u32 = 1_000;
 
 /// What is lost in the middle of a step.
-enum Fault {
+pub enum Fault {
     Operator,
     Mover,
     /// The primary of the shard that slots are leaving.
@@ -49,16 +49,16 @@ enum Fault {
 }
 
 /// A service under load.
-struct Trial<K, C> {
-    client: Client,
-    service: ServiceOf<K>,
-    load: Steady<C>,
+pub struct Trial<K, C> {
+    pub client: Client,
+    pub service: ServiceOf<K>,
+    pub load: Steady<C>,
     /// Whether the databases of partitions that go are kept.
-    retains: bool,
+    pub retains: bool,
 }
 
 impl<K: ServiceKind, C: Oracle> Trial<K, C> {
-    async fn through_all(mut self, fault: impl Fn(u32, u32) -> Option<Fault>) -> Result<()> {
+    pub async fn through_all(mut self, fault: impl Fn(u32, u32) -> Option<Fault>) -> Result<()> {
         self.load.more(AFTER).await?;
         for (from, to) in STEPS.into_iter().zip(STEPS.into_iter().skip(1)) {
             self.step(from, to, fault(from, to)).await.with_context(|| format!("{from} to {to} partitions"))?;
@@ -172,37 +172,13 @@ async fn forget_shards(client: &Client, name: &str) -> Result<()> {
     Ok(())
 }
 
-fn moving(mut spec: Value, instances: u32, policy: &str) -> Result<Value> {
+pub fn moving(mut spec: Value, instances: u32, policy: &str) -> Result<Value> {
     spec["partitions"] = STEPS[0].into();
     spec["maxPartitions"] = SLOTS.into();
     spec["postgres"] = cloud_native_pg(instances)?;
     spec["resharding"] = json!({ "cleanAfterSeconds": 1 });
     spec["deletionPolicy"] = policy.into();
     Ok(spec)
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn sign_ups_go_on_while_slots_move_and_parts_are_lost() -> Result<()> {
-    let _alone = crate::SHARED.write().await;
-    let client = Client::try_default().await?;
-    let name = unique("moving-signups");
-    let spec = moving(spec(&name, STEPS[0], SLOTS, Value::Null), 2, "Delete")?;
-    let mut service = ClusterService::start(&client, &name, spec).await?;
-    service.whole(PATIENCE).await?;
-    let people = SignUps::at(&service.gateway().await?, "steady")?;
-    let mut shards = vec![service.shard(0).await?, service.shard(1).await?];
-    people.fill(&service.config, NAMES, &mut shards).await?;
-    drop(shards);
-    let load = Steady::begin(people, 8, THINKING);
-    let trial = Trial::<SignupShard, _> { client, service, load, retains: false };
-    trial
-        .through_all(|from, to| match (from, to) {
-            (2, 3) => Some(Fault::Operator),
-            (3, 5) => Some(Fault::Mover),
-            (5, 3) => Some(Fault::Source),
-            _ => None,
-        })
-        .await
 }
 
 #[tokio::test(flavor = "multi_thread")]
