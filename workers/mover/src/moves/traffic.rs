@@ -24,6 +24,8 @@ const REST: u32 = 3;
 const SHORT_REST: u32 = 1;
 /// How long that is since a copy began.
 const LONG: Duration = Duration::from_secs(5);
+/// And after so long it is got over with, as if everybody waited anyway: tables grow, and a move must end.
+const TOO_LONG: Duration = Duration::from_secs(20);
 /// And the most where somebody waits for longer than usual: a fifth of the time is the mover's, whatever else goes on.
 const LONG_REST: u32 = 4;
 /// For how long that goes on. Who is not rid of his wait by then will not be by more of it, and gets the move over with.
@@ -197,16 +199,16 @@ impl Traffic {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn times(&self) -> u32 {
-        times(self.state().copies.map_or(Duration::ZERO, |began| began.elapsed()))
+    fn at_it(&self) -> Duration {
+        self.state().copies.map_or(Duration::ZERO, |began| began.elapsed())
     }
 
     /// Rests after having worked for this long, if somebody works there. Gives how the way was before.
     pub async fn rest(&self, worked: Duration) -> Way {
-        let way = *self.way.borrow();
+        let way = after(self.at_it(), *self.way.borrow());
         match way {
             Way::Empty => {}
-            Way::Busy | Way::Clear => sleep(rest(worked, self.times())).await,
+            Way::Busy | Way::Clear => sleep(rest(worked, times(self.at_it()))).await,
             Way::Full => sleep(rest(worked, 1) / 4).await,
         }
         way
@@ -216,10 +218,15 @@ impl Traffic {
     pub async fn give_way(&self, worked: Duration) -> Way {
         let found = self.rest(worked).await;
         // That it takes too long is no error, and whom it waits for outlives it.
-        let _ = timeout(rest(worked, LONG_REST - self.times()), self.way.subscribe().wait_for(|way| *way != Way::Busy))
-            .await;
+        let longer = if found == Way::Full { 0 } else { LONG_REST - times(self.at_it()) };
+        let _ = timeout(rest(worked, longer), self.way.subscribe().wait_for(|way| *way != Way::Busy)).await;
         found
     }
+}
+
+/// The way for a mover that has been at it for this long.
+fn after(at_it: Duration, way: Way) -> Way {
+    if at_it >= TOO_LONG && way != Way::Empty { Way::Full } else { way }
 }
 
 /// How many times of its work a mover rests that has been at it for this long.
@@ -362,6 +369,9 @@ mod tests {
     #[test]
     fn a_rest_is_bounded_and_shorter_for_who_takes_long() {
         assert_eq!([0, 4_999, 5_000, 60_000].map(|ms| times(ms * MS)), [REST, REST, SHORT_REST, SHORT_REST]);
+        let late = |way| [19_999, 20_000].map(|ms| after(ms * MS, way));
+        assert_eq!([Way::Clear, Way::Busy].map(late), [[Way::Clear, Way::Full], [Way::Busy, Way::Full]]);
+        assert_eq!(late(Way::Empty), [Way::Empty; 2]);
         assert_eq!(rest(10 * MS, 2), 20 * MS);
         assert_eq!(rest(Duration::from_secs(60), 1), LONGEST_REST);
     }
