@@ -122,8 +122,15 @@ impl State {
         }
     }
 
-    /// What is not known yet is taken for busy, unless nothing waits at all.
+    /// Whoever has been at a copy for too long gets it over with where anybody works.
     fn way(&mut self, now: Instant) -> Way {
+        let way = self.by_waits(now);
+        let too_long = self.copies.is_some_and(|began| now - began >= TOO_LONG);
+        if too_long && way != Way::Empty { Way::Full } else { way }
+    }
+
+    /// What is not known yet is taken for busy, unless nothing waits at all.
+    fn by_waits(&mut self, now: Instant) -> Way {
         let Some(began) = self.began else { return Way::Busy };
         let most = if now - began >= LEARN { SHORT.max(self.usual) } else { Duration::ZERO };
         if self.shards.values().any(|seen| seen.wait > most) {
@@ -192,7 +199,7 @@ impl Traffic {
     pub async fn learn(&self) {
         let began = self.state().began;
         sleep(LEARN.saturating_sub(began.map_or(Duration::ZERO, |began| began.elapsed()))).await;
-        self.state().copies = Some(Instant::now());
+        self.change(|state, now| state.copies = Some(now));
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -205,7 +212,7 @@ impl Traffic {
 
     /// Rests after having worked for this long, if somebody works there. Gives how the way was before.
     pub async fn rest(&self, worked: Duration) -> Way {
-        let way = after(self.at_it(), *self.way.borrow());
+        let way = *self.way.borrow();
         match way {
             Way::Empty => {}
             Way::Busy | Way::Clear => sleep(rest(worked, times(self.at_it()))).await,
@@ -218,15 +225,10 @@ impl Traffic {
     pub async fn give_way(&self, worked: Duration) -> Way {
         let found = self.rest(worked).await;
         // That it takes too long is no error, and whom it waits for outlives it.
-        let longer = if found == Way::Full { 0 } else { LONG_REST - times(self.at_it()) };
+        let longer = LONG_REST - times(self.at_it());
         let _ = timeout(rest(worked, longer), self.way.subscribe().wait_for(|way| *way != Way::Busy)).await;
         found
     }
-}
-
-/// The way for a mover that has been at it for this long.
-fn after(at_it: Duration, way: Way) -> Way {
-    if at_it >= TOO_LONG && way != Way::Empty { Way::Full } else { way }
 }
 
 /// How many times of its work a mover rests that has been at it for this long.
@@ -314,6 +316,31 @@ mod tests {
     }
 
     #[test]
+    fn who_has_copied_for_too_long_gets_it_over_with() {
+        let began = Instant::now();
+        // So long before this is asked something came, and was done.
+        let late = |came: u32| {
+            [19_999, 20_000].map(|ms| {
+                let mut state = State { began: Some(began), copies: Some(began), ..State::default() };
+                for (at, ends) in [(0, 0), (ms - came, 1)] {
+                    state.note(began + at * MS, 0, sample(ends, ends));
+                }
+                state.way(began + ms * MS)
+            })
+        };
+        assert_eq!(late(100), [Way::Clear, Way::Full]);
+        assert_eq!(late(1_000), [Way::Empty; 2]);
+        let busy = [19_999, 20_000].map(|ms| {
+            let mut state = State { began: Some(began), copies: Some(began), ..State::default() };
+            for at in [ms - 1_000, ms - 900, ms - 800] {
+                state.note(began + at * MS, 0, sample(i64::from(at), i64::from(ms - 1_000)));
+            }
+            state.way(began + ms * MS)
+        });
+        assert_eq!(busy, [Way::Busy, Way::Full]);
+    }
+
+    #[test]
     fn a_relay_that_falls_behind_is_given_way_too() {
         let (mut state, began) = (State::default(), Instant::now());
         let mut tick = |at: u32, relayed| {
@@ -369,9 +396,6 @@ mod tests {
     #[test]
     fn a_rest_is_bounded_and_shorter_for_who_takes_long() {
         assert_eq!([0, 4_999, 5_000, 60_000].map(|ms| times(ms * MS)), [REST, REST, SHORT_REST, SHORT_REST]);
-        let late = |way| [19_999, 20_000].map(|ms| after(ms * MS, way));
-        assert_eq!([Way::Clear, Way::Busy].map(late), [[Way::Clear, Way::Full], [Way::Busy, Way::Full]]);
-        assert_eq!(late(Way::Empty), [Way::Empty; 2]);
         assert_eq!(rest(10 * MS, 2), 20 * MS);
         assert_eq!(rest(Duration::from_secs(60), 1), LONGEST_REST);
     }
