@@ -1,6 +1,6 @@
 //! A slot whose log is not what it was halts, and no other does.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use kube::Client;
@@ -10,10 +10,15 @@ use shardlane_e2e::signups::{requests, send_all};
 use shardlane_e2e::told::says;
 use shardlane_e2e::{same, topic};
 use shardlane_runtime::config::initial_owner;
+use shardlane_runtime::intake::Keyspace;
 use sqlx::Row;
 
-use crate::alone::faults::{PARTITIONS, PATIENCE, SLOTS, slot_in};
 use crate::services::{cloud_native_pg, spec, unique};
+
+const PARTITIONS: u32 = 2;
+const SLOTS: u32 = 4;
+/// How long everything may take to come back.
+const PATIENCE: Duration = Duration::from_secs(180);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hole_in_the_log_halts_its_slot_and_no_other() -> Result<()> {
@@ -27,8 +32,10 @@ async fn a_hole_in_the_log_halts_its_slot_and_no_other() -> Result<()> {
 
     // A slot of partition 0, and names that lie in it.
     let config = service.config.clone();
+    let keyspace = Keyspace::of(&config);
+    let slot_of = |name: &str| keyspace.slot_of(name.as_bytes());
     let halted = (0..SLOTS).find(|slot| initial_owner(*slot, PARTITIONS, SLOTS) == 0).context("no slot")?;
-    let lost: Vec<_> = (0..1_000).map(|n| format!("lost-{n}")).filter(|n| slot_in(&config, n) == halted).collect();
+    let lost: Vec<_> = (0..1_000).map(|n| format!("lost-{n}")).filter(|n| slot_of(n) == halted).collect();
     let mut shard = service.shard(0).await?;
     let next = sqlx::query("SELECT next_offset FROM slot WHERE slot = $1").bind(halted.cast_signed());
     let next: i64 = next.fetch_one(&mut shard).await?.get(0);
@@ -54,7 +61,7 @@ async fn a_hole_in_the_log_halts_its_slot_and_no_other() -> Result<()> {
 
     // All other slots are answered, also those of the same worker, and the service counts as ready.
     service.whole(PATIENCE).await?;
-    let others = requests("after", 400, 400).into_iter().filter(|(_, name)| slot_in(&config, name) != halted);
+    let others = requests("after", 400, 400).into_iter().filter(|(_, name)| slot_of(name) != halted);
     let others: Vec<_> = others.collect();
     let (asked, answered) = (others.len(), send_all(&url, others, 16).await?);
     same("names that others have", answered.values().filter(|told| told.success).count(), asked)?;

@@ -371,32 +371,31 @@ fn notes(kind: Kind, most: Most, (share, rate): (Share, f64), all: &[Run]) -> Ve
             "counters are flushed every {FLUSH_MS} ms here, for a pause not to hide behind the usual second"
         ));
     }
-    let latencies: Vec<_> = all.iter().filter_map(|run| run.latency.as_ref()).collect();
-    if !latencies.is_empty() {
-        let median = |of: fn(&Latency) -> f64| Samples(latencies.iter().map(|latency| of(latency)).collect()).median();
+    if all.iter().any(|run| run.latency.is_some()) {
         notes.push(format!(
             "the longest from a request to its response in slots that moved: {:.0} ms; 99 of 100 in slots that stayed, in the seconds \
              after the move: {:.0} ms",
-            median(|latency| latency.longest),
-            median(|latency| latency.after)
+            median_of(all, |latency| latency.longest),
+            median_of(all, |latency| latency.after)
         ));
     }
     notes
 }
 
+/// The median of something that is known of the requests of each run.
+fn median_of(all: &[Run], of: fn(&Latency) -> f64) -> f64 {
+    Samples(all.iter().filter_map(|run| run.latency.as_ref()).map(of).collect()).median()
+}
+
 /// What a move is to be compared with where it has to share the processors.
 fn copied_note(all: &[Run]) -> String {
-    let median = |of: fn(&Latency) -> f64| {
-        let latencies = all.iter().filter_map(|run| run.latency.as_ref());
-        Samples(latencies.map(of).collect()).median()
-    };
     #[allow(clippy::cast_precision_loss)]
     let rows = Samples(all.iter().map(|run| run.rows as f64).collect()).median();
     format!(
         "for comparison, while nothing but one bare COPY of {} rows of half of the slots goes on, in runs of their own: 99 of 100 \
          within {:.0} ms, {:.0} ms before",
         grouped(rows),
-        median(|latency| latency.during),
-        median(|latency| latency.before)
+        median_of(all, |latency| latency.during),
+        median_of(all, |latency| latency.before)
     )
 }

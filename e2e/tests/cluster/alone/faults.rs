@@ -9,17 +9,17 @@ use shardlane_e2e::cluster::{ClusterService, NAMESPACE, broker, broker_selector,
 use shardlane_e2e::faults::{cut_off, lose_pod, pod_of};
 use shardlane_e2e::load::Load;
 use shardlane_e2e::signups::{Outcomes, check_shards, send_all, told_the_same};
-use shardlane_runtime::config::{ServiceConfig, initial_owner};
-use shardlane_runtime::partitioner::slot_of;
+use shardlane_runtime::config::initial_owner;
+use shardlane_runtime::intake::Keyspace;
 
 use crate::services::{cloud_native_pg, spec, unique};
 
-pub const PARTITIONS: u32 = 2;
-pub const SLOTS: u32 = 4;
+const PARTITIONS: u32 = 2;
+const SLOTS: u32 = 4;
 /// How long the network to something is cut.
 const CUT: Duration = Duration::from_secs(30);
 /// How long everything may take to come back.
-pub const PATIENCE: Duration = Duration::from_secs(180);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_lost_comes_back_and_no_answer_with_it_is_lost() -> Result<()> {
@@ -82,8 +82,9 @@ impl Trial {
         at_least: Duration,
     ) -> Result<()> {
         let restarts = self.restarts().await?;
-        let config = self.service.config.clone();
-        let partition_of = Arc::new(move |name: &str| initial_owner(slot_in(&config, name), PARTITIONS, SLOTS));
+        let keyspace = Keyspace::of(&self.service.config);
+        let partition_of =
+            Arc::new(move |name: &str| initial_owner(keyspace.slot_of(name.as_bytes()), PARTITIONS, SLOTS));
         let load = Load::start(&self.url, what, 16, PARTITIONS, partition_of)?;
         load.more(300, PATIENCE).await?;
         let began = Instant::now();
@@ -120,9 +121,4 @@ impl Trial {
         }
         Ok(restarts)
     }
-}
-
-/// The slot of a name.
-pub fn slot_in(config: &ServiceConfig, name: &str) -> u32 {
-    slot_of(config.partitioner, name.as_bytes(), config.max_partitions)
 }

@@ -3,7 +3,7 @@
 
 mod blog;
 mod counter;
-pub mod faults;
+mod faults;
 mod operator;
 mod reshard;
 mod wallet;

@@ -505,6 +505,7 @@ impl World for PgWorld {
 
     async fn clean(&self, attempt: &Attempt) -> Result<bool, StepError> {
         let from = attempt.group.from;
+        self.pace.traffic.copied();
         let deletes = async |shard: &mut PgConnection| {
             lock(shard, attempt, &[State::Moved]).await?;
             let cursor = self.delete_some(shard, attempt, from).await?;

@@ -202,6 +202,11 @@ impl Traffic {
         self.change(|state, now| state.copies = Some(now));
     }
 
+    /// Nothing is copied any more: whatever is left to be done is in no hurry.
+    pub fn copied(&self) {
+        self.change(|state, _| state.copies = None);
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -338,6 +343,17 @@ mod tests {
             state.way(began + ms * MS)
         });
         assert_eq!(busy, [Way::Busy, Way::Full]);
+    }
+
+    #[test]
+    fn who_has_copied_everything_is_in_no_hurry() {
+        let traffic = Traffic::default();
+        traffic.note(0, sample(7, 7));
+        traffic.state().copies = Some(Instant::now() - TOO_LONG);
+        traffic.note(0, sample(8, 8));
+        assert_eq!((*traffic.way.borrow(), times(traffic.at_it())), (Way::Full, SHORT_REST));
+        traffic.copied();
+        assert_eq!((*traffic.way.borrow(), times(traffic.at_it())), (Way::Clear, REST));
     }
 
     #[test]
