@@ -23,7 +23,7 @@ use crate::stage::{PARTITION, Stage};
 use crate::usage::{Snapshot, Usage};
 
 /// Longest that a move, or what is asked, may take.
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_secs(600);
 /// How often a mover, and what is asked, is looked at.
 const OFTEN: Duration = Duration::from_millis(100);
 
@@ -181,7 +181,8 @@ async fn run(
     stage.settle().await?;
     let series: Box<dyn Series> = kind.series(6_000 + number as u64);
     let (began, offer) = (Instant::now(), Offer::begin(&pair.service, kind, series, rate)?);
-    let [warm, before, after] = if stage.options.quick { [2, 4, 2] } else { [4, 10, 5] }.map(Duration::from_secs);
+    // Every thirty seconds the system writes out what is thirty seconds old, and whoever commits waits for it, with a move or without.
+    let [warm, before, after] = if stage.options.quick { [2, 4, 2] } else { [4, 30, 5] }.map(Duration::from_secs);
     sleep(warm).await;
     let watch = Watch::begin(pair.shards().await?);
     let calm = now_ms();

@@ -2,6 +2,7 @@
 
 mod deaths;
 mod harm;
+mod plans;
 mod signup;
 mod stalls;
 mod taken_back;

@@ -280,9 +280,12 @@ pub async fn place(shard: &mut PgConnection, table: &Table) -> sqlx::Result<Plac
 
 /// Rows of some slots in some pages of a table.
 pub struct Pages {
-    slots: Vec<i32>,
-    from: String,
-    to: String,
+    /// Of which slots.
+    pub slots: Vec<i32>,
+    /// Where the first page begins, as a `tid`.
+    pub from: String,
+    /// And where the one after the last does.
+    pub to: String,
 }
 
 impl Pages {
