@@ -22,8 +22,9 @@ use crate::reshard::times::{Trip, trips};
 use crate::stage::{PARTITION, Stage};
 use crate::usage::{Snapshot, Usage};
 
-/// Longest that a move, or what is asked, may take.
-const PATIENCE: Duration = Duration::from_secs(600);
+/// Longest that a move, or what is asked, may take: half of what a fast machine can do leaves millions of rows, which are deleted at
+/// leisure.
+const PATIENCE: Duration = Duration::from_secs(1_800);
 /// How often a mover, and what is asked, is looked at.
 const OFTEN: Duration = Duration::from_millis(100);
 
