@@ -280,12 +280,9 @@ pub async fn place(shard: &mut PgConnection, table: &Table) -> sqlx::Result<Plac
 
 /// Rows of some slots in some pages of a table.
 pub struct Pages {
-    /// Of which slots.
-    pub slots: Vec<i32>,
-    /// Where the first page begins, as a `tid`.
-    pub from: String,
-    /// And where the one after the last does.
-    pub to: String,
+    slots: Vec<i32>,
+    from: String,
+    to: String,
 }
 
 impl Pages {
