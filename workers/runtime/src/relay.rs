@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::Notify;
 
 use crate::edges::{Clock, Outbox, OutboxError, Outlet, Window};
-use crate::fresh::Fresh;
+use crate::fresh::{Fresh, Mark};
 use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::process::{Backoff, Shutdown};
@@ -53,7 +53,9 @@ impl<O: Outbox, T: Outlet, C: Clock> Relay<O, T, C> {
         let mut quiet = false;
         let mut ready = None;
         loop {
-            match self.round(quiet, &mut ready).await {
+            // Of a worker that stops, the loop may not have heard what became of the last batch.
+            let asks = quiet && (stop.has_come() || self.fresh.to_raise().is_none());
+            match self.round(quiet, asks, &mut ready).await {
                 Ok(more) => {
                     self.health.ready(RELAY);
                     backoff.reset();
@@ -87,11 +89,11 @@ impl<O: Outbox, T: Outlet, C: Clock> Relay<O, T, C> {
         }
     }
 
-    /// Publishes one window, and has the next one `ready` if it comes meanwhile. `false`: nothing more is known of.
-    async fn round(&mut self, quiet: bool, ready: &mut Option<Window>) -> Result<bool, OutboxError> {
+    /// Publishes one window, and has the next one `ready` if it comes meanwhile; `asks` the shard if none is known. `false`: nothing
+    /// more is known of.
+    async fn round(&mut self, quiet: bool, asks: bool, ready: &mut Option<Window>) -> Result<bool, OutboxError> {
         let mark = self.fresh.mark();
-        let prepared = ready.take().filter(|window| mark.at == Some(window.after));
-        let window = match prepared.or_else(|| mark.at.and_then(|mark| self.fresh.after(mark))) {
+        let window = match self.at_hand(mark, asks, ready.take()) {
             Some(window) => window,
             None => self.outbox.window(mark.at, &self.fresh).await?,
         };
@@ -110,6 +112,15 @@ impl<O: Outbox, T: Outlet, C: Clock> Relay<O, T, C> {
         self.fresh.published(mark, window.to);
         self.metrics.relayed(window.records.len(), window.to);
         Ok(window.more || self.fresh.has_after(window.to))
+    }
+
+    /// What follows the mark, as far as it is known without the shard. `None`: the shard must say it.
+    fn at_hand(&self, mark: Mark, asks: bool, ready: Option<Window>) -> Option<Window> {
+        let at = mark.at?;
+        // What is being committed comes into memory in a moment. The shard may show it before, but to read it from tables that are
+        // written takes a hundred times as long, and all that follows would wait for that.
+        let nothing = (!asks && !self.fresh.has_after(at)).then(|| Window { after: at, to: at, ..Window::default() });
+        ready.filter(|window| window.after == at).or_else(|| self.fresh.after(at)).or(nothing)
     }
 
     /// Publishes a window. While the broker has it, the next one is put into words, and handed over only when this one is
@@ -177,7 +188,79 @@ const LONGEST_KEY: usize = 256;
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use super::*;
+    use crate::edges::RealClock;
+    use crate::fresh::Size;
+
+    /// A shard that shows a batch that is not known in memory yet, and how often it was asked.
+    #[derive(Default)]
+    struct Tables {
+        asked: usize,
+    }
+
+    impl Outbox for Tables {
+        async fn window(&mut self, mark: Option<i64>, _: &Fresh) -> Result<Window, OutboxError> {
+            self.asked += 1;
+            let after = mark.unwrap_or_default();
+            Ok(Window { records: vec![record("tables")], after, to: after + 1, more: false })
+        }
+
+        async fn raise_mark(&mut self, _: i64) -> Result<bool, OutboxError> {
+            Ok(true)
+        }
+    }
+
+    /// What was published, by key.
+    #[derive(Default)]
+    struct Topic(Mutex<Vec<Vec<u8>>>);
+
+    impl Outlet for Topic {
+        async fn deliver_all(&self, records: &[Outgoing]) -> Result<Vec<usize>, String> {
+            self.0.lock().unwrap().extend(records.iter().filter_map(|record| record.key.clone()));
+            Ok(Vec::new())
+        }
+    }
+
+    fn record(key: &str) -> Outgoing {
+        Outgoing { topic: "t".into(), slot: 0, key: Some(key.into()), value: None, headers: Vec::new() }
+    }
+
+    #[tokio::test]
+    async fn a_batch_that_comes_into_memory_in_a_moment_is_not_read_from_the_tables() {
+        let (metrics, fresh) = (Arc::new(Metrics::new().unwrap()), Arc::new(Fresh::default()));
+        let mut relay = Relay {
+            outbox: Tables::default(),
+            outlet: Topic::default(),
+            dead_letters: "t.dlq".into(),
+            clock: RealClock,
+            health: Health::starting(Arc::clone(&metrics), &[RELAY]),
+            metrics,
+            committed: Arc::default(),
+            fresh: Arc::clone(&fresh),
+        };
+        let offer = |batch| {
+            let outcomes: crate::edges::Outcomes = Box::new(|| Ok(vec![record("memory")]));
+            fresh.offer(batch, Size { records: 1, bytes: 1 }, vec![outcomes]);
+        };
+        fresh.published(fresh.mark(), 7);
+        // It was woken for what it has published already; then nothing came for a while, for the next batch takes long.
+        for quiet in [false, true] {
+            assert_eq!(relay.round(quiet, false, &mut None).await, Ok(false));
+        }
+        assert_eq!((relay.outbox.asked, fresh.to_raise()), (0, None));
+        offer(8);
+        assert_eq!(relay.round(false, false, &mut None).await, Ok(false));
+        assert_eq!((relay.outbox.asked, fresh.mark().at), (0, Some(8)));
+        // What had no room in memory, and what nobody has told of.
+        offer(10);
+        assert_eq!(relay.round(false, false, &mut None).await, Ok(true));
+        assert_eq!(relay.round(false, false, &mut None).await, Ok(false));
+        assert_eq!(relay.round(true, true, &mut None).await, Ok(false));
+        assert_eq!((relay.outbox.asked, fresh.mark().at), (2, Some(11)));
+        assert_eq!(*relay.outlet.0.lock().unwrap(), ["memory", "tables", "memory", "tables"].map(Vec::from));
+    }
 
     #[test]
     fn a_digest_keeps_what_is_known_of_a_record_and_is_small() {
