@@ -49,14 +49,16 @@ impl<O: Outbox, T: Outlet, C: Clock> Relay<O, T, C> {
     /// another worker has taken over.
     pub async fn run(&mut self, stop: &mut Shutdown) {
         let mut backoff = Backoff::default();
-        // Nothing was committed for a while.
-        let mut quiet = false;
+        // Nothing was committed for a while; and there was more than the last window held.
+        let (mut quiet, mut more) = (false, false);
         let mut ready = None;
         loop {
             // Of a worker that stops, the loop may not have heard what became of the last batch.
-            let asks = quiet && (stop.has_come() || self.fresh.to_raise().is_none());
-            match self.round(quiet, asks, &mut ready).await {
-                Ok(more) => {
+            let asks = more || quiet && (stop.has_come() || self.fresh.to_raise().is_none());
+            let done = self.round(quiet, asks, &mut ready).await;
+            more = done.as_ref().is_ok_and(|more| *more);
+            match done {
+                Ok(_) => {
                     self.health.ready(RELAY);
                     backoff.reset();
                     if !more && quiet && stop.has_come() && self.fresh.to_raise().is_none() {
@@ -188,23 +190,27 @@ const LONGEST_KEY: usize = 256;
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
+    use tokio::sync::watch;
+    use tokio::time::timeout;
 
     use super::*;
-    use crate::edges::RealClock;
     use crate::fresh::Size;
 
     /// A shard that shows a batch that is not known in memory yet, and how often it was asked.
     #[derive(Default)]
     struct Tables {
         asked: usize,
+        /// Until it shows nothing more.
+        batches: i64,
     }
 
     impl Outbox for Tables {
         async fn window(&mut self, mark: Option<i64>, _: &Fresh) -> Result<Window, OutboxError> {
             self.asked += 1;
             let after = mark.unwrap_or_default();
-            Ok(Window { records: vec![record("tables")], after, to: after + 1, more: false })
+            let to = self.batches.min(after + 1);
+            let records = (after..to).map(|_| record("tables")).collect();
+            Ok(Window { records, after, to, more: to < self.batches })
         }
 
         async fn raise_mark(&mut self, _: i64) -> Result<bool, OutboxError> {
@@ -214,12 +220,25 @@ mod tests {
 
     /// What was published, by key.
     #[derive(Default)]
-    struct Topic(Mutex<Vec<Vec<u8>>>);
+    struct Topic(watch::Sender<Vec<Vec<u8>>>);
 
     impl Outlet for Topic {
         async fn deliver_all(&self, records: &[Outgoing]) -> Result<Vec<usize>, String> {
-            self.0.lock().unwrap().extend(records.iter().filter_map(|record| record.key.clone()));
+            self.0.send_modify(|keys| keys.extend(records.iter().filter_map(|record| record.key.clone())));
             Ok(Vec::new())
+        }
+    }
+
+    /// Time that does not pass.
+    struct Still;
+
+    impl Clock for Still {
+        async fn sleep(&self, _: Duration) {
+            std::future::pending().await
+        }
+
+        fn now(&self) -> std::time::Instant {
+            std::time::Instant::now()
         }
     }
 
@@ -227,19 +246,38 @@ mod tests {
         Outgoing { topic: "t".into(), slot: 0, key: Some(key.into()), value: None, headers: Vec::new() }
     }
 
-    #[tokio::test]
-    async fn a_batch_that_comes_into_memory_in_a_moment_is_not_read_from_the_tables() {
-        let (metrics, fresh) = (Arc::new(Metrics::new().unwrap()), Arc::new(Fresh::default()));
-        let mut relay = Relay {
-            outbox: Tables::default(),
+    /// Of a shard with so many batches.
+    fn relay(batches: i64) -> Relay<Tables, Topic, Still> {
+        let metrics = Arc::new(Metrics::new().unwrap());
+        Relay {
+            outbox: Tables { asked: 0, batches },
             outlet: Topic::default(),
             dead_letters: "t.dlq".into(),
-            clock: RealClock,
+            clock: Still,
             health: Health::starting(Arc::clone(&metrics), &[RELAY]),
             metrics,
             committed: Arc::default(),
-            fresh: Arc::clone(&fresh),
-        };
+            fresh: Arc::default(),
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_left_by_another_is_published_without_a_pause() {
+        let mut relay = relay(3);
+        let mut published = relay.outlet.0.subscribe();
+        let (_never, mut stop) = Shutdown::by_hand();
+        let all = published.wait_for(|keys| keys.len() == 3);
+        tokio::select! {
+            () = relay.run(&mut stop) => panic!("it ended"),
+            all = timeout(Duration::from_secs(10), all) => drop(all.expect("it waits though there is more").unwrap()),
+        }
+        assert_eq!(relay.outbox.asked, 3);
+    }
+
+    #[tokio::test]
+    async fn a_batch_that_comes_into_memory_in_a_moment_is_not_read_from_the_tables() {
+        let mut relay = relay(11);
+        let fresh = Arc::clone(&relay.fresh);
         let offer = |batch| {
             let outcomes: crate::edges::Outcomes = Box::new(|| Ok(vec![record("memory")]));
             fresh.offer(batch, Size { records: 1, bytes: 1 }, vec![outcomes]);
@@ -259,7 +297,7 @@ mod tests {
         assert_eq!(relay.round(false, false, &mut None).await, Ok(false));
         assert_eq!(relay.round(true, true, &mut None).await, Ok(false));
         assert_eq!((relay.outbox.asked, fresh.mark().at), (2, Some(11)));
-        assert_eq!(*relay.outlet.0.lock().unwrap(), ["memory", "tables", "memory", "tables"].map(Vec::from));
+        assert_eq!(*relay.outlet.0.borrow(), ["memory", "tables", "memory", "tables"].map(Vec::from));
     }
 
     #[test]
