@@ -115,6 +115,13 @@ impl Fresh {
         *state = State { era: state.era + 1, ..State::default() };
     }
 
+    /// A batch of this number is being written. One that is published already can only be that of a shard which was taken back.
+    pub fn begun(&self, number: i64) {
+        if self.mark().at.is_some_and(|mark| mark >= number) {
+            self.forget();
+        }
+    }
+
     /// How far the relay is.
     pub fn mark(&self) -> Mark {
         let state = self.state();
@@ -269,6 +276,16 @@ mod tests {
         fresh.published(before, 8);
         assert_eq!((fresh.mark().at, fresh.to_raise()), (None, None));
         assert!(fresh.after(7).is_none());
+    }
+
+    #[test]
+    fn a_shard_that_begins_before_the_mark_was_taken_back() {
+        let fresh = Fresh::default();
+        fresh.published(fresh.mark(), 7);
+        fresh.begun(8);
+        assert_eq!((fresh.mark().at, fresh.to_raise()), (Some(7), Some(7)));
+        fresh.begun(7);
+        assert_eq!((fresh.mark().at, fresh.to_raise()), (None, None));
     }
 
     #[test]

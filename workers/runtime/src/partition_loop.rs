@@ -539,6 +539,7 @@ async fn write<S: Service, H: Shard<S>>(
         shard.roll_back().await?;
         return Err(if fence.slots_version == version { Failure::Stale } else { Failure::Changed });
     }
+    fresh.begun(fence.batch);
     let mut outcomes = vec![shard.apply(fence.batch, &work.plan).await?];
     if !work.dead.is_empty() {
         outcomes.push(shard.bury(fence.batch, &work.dead).await?);

@@ -54,14 +54,15 @@ impl<O: Outbox, T: Outlet, C: Clock> Relay<O, T, C> {
         let mut ready = None;
         loop {
             // Of a worker that stops, the loop may not have heard what became of the last batch.
-            let asks = more || quiet && (stop.has_come() || self.fresh.to_raise().is_none());
+            let stopping = stop.has_come();
+            let asks = more || quiet && (stopping || self.fresh.to_raise().is_none());
             let done = self.round(quiet, asks, &mut ready).await;
             more = done.as_ref().is_ok_and(|more| *more);
             match done {
                 Ok(_) => {
                     self.health.ready(RELAY);
                     backoff.reset();
-                    if !more && quiet && stop.has_come() && self.fresh.to_raise().is_none() {
+                    if !more && quiet && stopping && self.fresh.to_raise().is_none() {
                         return;
                     }
                     quiet = !more && self.wait(stop).await;
