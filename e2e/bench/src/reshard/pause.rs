@@ -16,10 +16,9 @@ use crate::report::{Row, Samples, Side, Target, Unit, grouped, milliseconds, per
 use crate::reshard::most::{self, Most};
 use crate::reshard::offer::{MOST, Offer};
 use crate::reshard::pair::{FLUSH_MS, Pair, SECOND};
-use crate::reshard::rows::pipe;
 use crate::reshard::still::Watch;
 use crate::reshard::times::{Trip, trips};
-use crate::stage::{PARTITION, Stage};
+use crate::stage::Stage;
 use crate::usage::{Snapshot, Usage};
 
 /// Longest that a move, or what is asked, may take: half of what a fast machine can do leaves millions of rows, which are deleted at
@@ -104,15 +103,15 @@ impl Share {
 enum Work {
     /// They move.
     Move,
-    /// Their rows are copied by one bare COPY, which is what a move takes at the very least; then they are thrown away.
-    Copy,
+    /// Nothing, for as long: what all others feel of vacuums, checkpoints and whatever else comes with the load.
+    Nothing(Duration),
 }
 
 impl Work {
     fn name(self) -> &'static str {
         match self {
             Self::Move => "move",
-            Self::Copy => "bare copy",
+            Self::Nothing(_) => "nothing, for as long,",
         }
     }
 }
@@ -129,13 +128,10 @@ async fn of_kind(stage: &Stage, kind: Kind, title: &str) -> Result<Vec<Row>> {
             continue;
         }
         let rate = share.of(most.at_all()).min(MOST);
-        let all = runs(stage, kind, database, (title, share, rate), Work::Move).await?;
-        let mut notes = notes(kind, most, (share, rate), &all);
-        if others {
-            notes.push(copied_note(&runs(stage, kind, database, (title, share, rate), Work::Copy).await?));
-        }
+        let (all, calm) = runs(stage, kind, database, (title, share, rate), others).await?;
+        let notes = notes(kind, most, (share, rate), &all);
         rows.extend(pause.then(|| pause_row(title, &all, &notes)));
-        rows.extend(others_row(share, &all, &notes).filter(|_| others));
+        rows.extend(others_row(share, (&all, &calm), &notes).filter(|_| others));
     }
     if let Some(database) = database {
         bank::dissolve(database).await?;
@@ -143,29 +139,40 @@ async fn of_kind(stage: &Stage, kind: Kind, title: &str) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
+/// Moves, and if it is asked what others feel, after each the same without one.
 async fn runs(
     stage: &Stage,
     kind: Kind,
     database: Option<&str>,
     (title, share, rate): (&str, Share, f64),
-    work: Work,
-) -> Result<Vec<Run>> {
-    let (mut all, runs, name) = (Vec::new(), stage.options.runs(), share.name());
+    others: bool,
+) -> Result<(Vec<Run>, Vec<Run>)> {
+    let (mut all, mut calm, runs) = (Vec::new(), Vec::new(), stage.options.runs());
     for number in 1..=runs {
-        let at = number + if share == Share::Half { 0 } else { 1_000 } + if work == Work::Move { 0 } else { 2_000 };
-        let run = run(stage, kind, database, (at, rate), work).await?;
-        stage.progress.done(&format!(
-            "{} under {name} of the most {title} {number}/{runs}: a slot stood still for {:.0} ms at most ({:.0} ms before), {} rows in {:.1} s{}",
-            work.name(),
-            milliseconds(run.still[1]),
-            milliseconds(run.still[0]),
-            grouped(run.rows as f64),
-            run.moving.as_secs_f64(),
-            run.latency.as_ref().map_or_else(String::new, Latency::told)
-        ));
-        all.push(run);
+        let at = number + if share == Share::Half { 0 } else { 1_000 };
+        let tell = |work: Work, run: &Run| {
+            stage.progress.done(&format!(
+                "{} under {} of the most {title} {number}/{runs}: a slot stood still for {:.0} ms at most ({:.0} ms before), {} rows in {:.1} s{}",
+                work.name(),
+                share.name(),
+                milliseconds(run.still[1]),
+                milliseconds(run.still[0]),
+                grouped(run.rows as f64),
+                run.moving.as_secs_f64(),
+                run.latency.as_ref().map_or_else(String::new, Latency::told)
+            ));
+        };
+        let moved = run(stage, kind, database, (at, rate), Work::Move).await?;
+        tell(Work::Move, &moved);
+        if others {
+            let nothing = Work::Nothing(moved.moving);
+            let run = run(stage, kind, database, (at + 2_000, rate), nothing).await?;
+            tell(nothing, &run);
+            calm.push(run);
+        }
+        all.push(moved);
     }
-    Ok(all)
+    Ok((all, calm))
 }
 
 async fn run(
@@ -193,7 +200,7 @@ async fn run(
     let (start, begin) = (now_ms(), Instant::now());
     let told = match work {
         Work::Move => moves(stage, &pair, parts).await,
-        Work::Copy => copies(stage, &pair, parts).await,
+        Work::Nothing(time) => nothing(stage, &pair, parts, time).await,
     };
     let told = told.with_context(|| format!("{name}: the {} failed", work.name()))?;
     let (end, moving) = (now_ms(), begin.elapsed());
@@ -205,9 +212,6 @@ async fn run(
     let offered = offer.requests() as f64 / began.elapsed().as_secs_f64();
     let requests = offer.end().await?;
     let mut shards = pair.shards().await?;
-    if work == Work::Copy {
-        sqlx::raw_sql("TRUNCATE account").execute(&mut shards[1]).await?;
-    }
     done(&mut shards, kind, requests).await.with_context(|| format!("{name}, {requests} requests"))?;
     let latency = match kind {
         Kind::Signup => Some(latency(&trips(&pair.service).await?, &told.slots, [calm, start, end, stop])),
@@ -239,15 +243,13 @@ async fn moves(stage: &Stage, pair: &Pair, mut parts: Vec<(&'static str, u32)>) 
     Ok(Told { slots, rows, pause, usage: last.since(&snapshot) })
 }
 
-/// The slots are the second half of all.
-async fn copies(stage: &Stage, pair: &Pair, parts: Vec<(&'static str, u32)>) -> Result<Told> {
+/// The slots are the second half of all, as those that move.
+async fn nothing(stage: &Stage, pair: &Pair, parts: Vec<(&'static str, u32)>, time: Duration) -> Result<Told> {
     let all = pair.service.config.max_partitions.cast_signed();
     let snapshot = stage.servers.snapshot(&parts)?;
-    pipe(pair, [PARTITION, SECOND], &format!("slot >= {}", all / 2)).await?;
+    sleep(time).await;
     let usage = stage.servers.snapshot(&parts)?.since(&snapshot);
-    let count = "SELECT count(*) FROM account";
-    let rows: i64 = sqlx::query_scalar(count).fetch_one(&mut pair.service.shard(SECOND).await?).await?;
-    Ok(Told { slots: (all / 2..all).collect(), rows: rows.unsigned_abs(), pause: Duration::ZERO, usage })
+    Ok(Told { slots: (all / 2..all).collect(), rows: 0, pause: Duration::ZERO, usage })
 }
 
 /// What a mover said last, and who had used the processors by then: afterwards nobody knows what it has used.
@@ -330,15 +332,14 @@ fn pause_row(title: &str, all: &[Run], notes: &[String]) -> Row {
     }
 }
 
-fn others_row(share: Share, all: &[Run], notes: &[String]) -> Option<Row> {
-    let latencies: Vec<_> = all.iter().filter_map(|run| run.latency.as_ref()).collect();
-    let before = latencies.iter().map(|latency| latency.before).collect();
-    (!latencies.is_empty()).then(|| Row {
+fn others_row(share: Share, (all, calm): (&[Run], &[Run]), notes: &[String]) -> Option<Row> {
+    let during = |runs: &[Run]| runs.iter().filter_map(|run| Some(run.latency.as_ref()?.during)).collect::<Vec<_>>();
+    (!calm.is_empty()).then(|| Row {
         name: format!("Others' responses in a move, p99, under {} of the most", share.name()),
         unit: Unit::Milliseconds,
-        ours: side(latencies.iter().map(|latency| latency.during).collect(), all),
-        bare: Some(Side { samples: Samples(before), usage: None, rate: None, waits: Vec::new() }),
-        beside: "the same slots, which do not move, in the seconds before".to_owned(),
+        ours: side(during(all), all),
+        bare: Some(side(during(calm), calm)),
+        beside: "the same slots under the same load for as long, while none move".to_owned(),
         target: Some(Target::Times(2.)),
         notes: notes.to_vec(),
     })
@@ -376,8 +377,9 @@ fn notes(kind: Kind, most: Most, (share, rate): (Share, f64), all: &[Run]) -> Ve
     if all.iter().any(|run| run.latency.is_some()) {
         notes.push(format!(
             "the longest from a request to its response in slots that moved: {:.0} ms; 99 of 100 in slots that stayed, in the seconds \
-             after the move: {:.0} ms",
+             before the move: {:.0} ms, and after it: {:.0} ms",
             median_of(all, |latency| latency.longest),
+            median_of(all, |latency| latency.before),
             median_of(all, |latency| latency.after)
         ));
     }
@@ -387,17 +389,4 @@ fn notes(kind: Kind, most: Most, (share, rate): (Share, f64), all: &[Run]) -> Ve
 /// The median of something that is known of the requests of each run.
 fn median_of(all: &[Run], of: fn(&Latency) -> f64) -> f64 {
     Samples(all.iter().filter_map(|run| run.latency.as_ref()).map(of).collect()).median()
-}
-
-/// What a move is to be compared with where it has to share the processors.
-fn copied_note(all: &[Run]) -> String {
-    #[allow(clippy::cast_precision_loss)]
-    let rows = Samples(all.iter().map(|run| run.rows as f64).collect()).median();
-    format!(
-        "for comparison, while nothing but one bare COPY of {} rows of half of the slots goes on, in runs of their own: 99 of 100 \
-         within {:.0} ms, {:.0} ms before",
-        grouped(rows),
-        median_of(all, |latency| latency.during),
-        median_of(all, |latency| latency.before)
-    )
 }
