@@ -56,10 +56,9 @@ impl<O: Outbox, T: Outlet, C: Clock> Relay<O, T, C> {
             // Of a worker that stops, the loop may not have heard what became of the last batch.
             let stopping = stop.has_come();
             let asks = more || quiet && (stopping || self.fresh.to_raise().is_none());
-            let done = self.round(quiet, asks, &mut ready).await;
-            more = done.as_ref().is_ok_and(|more| *more);
-            match done {
-                Ok(_) => {
+            match self.round(quiet, asks, &mut ready).await {
+                Ok(left) => {
+                    more = left;
                     self.health.ready(RELAY);
                     backoff.reset();
                     if !more && quiet && stopping && self.fresh.to_raise().is_none() {
@@ -195,10 +194,10 @@ mod tests {
     use tokio::time::timeout;
 
     use super::*;
+    use crate::edges::Outcomes;
     use crate::fresh::Size;
 
     /// A shard that shows a batch that is not known in memory yet, and how often it was asked.
-    #[derive(Default)]
     struct Tables {
         asked: usize,
         /// Until it shows nothing more.
@@ -280,7 +279,7 @@ mod tests {
         let mut relay = relay(11);
         let fresh = Arc::clone(&relay.fresh);
         let offer = |batch| {
-            let outcomes: crate::edges::Outcomes = Box::new(|| Ok(vec![record("memory")]));
+            let outcomes: Outcomes = Box::new(|| Ok(vec![record("memory")]));
             fresh.offer(batch, Size { records: 1, bytes: 1 }, vec![outcomes]);
         };
         fresh.published(fresh.mark(), 7);

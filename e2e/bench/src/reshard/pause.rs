@@ -131,7 +131,7 @@ async fn of_kind(stage: &Stage, kind: Kind, title: &str) -> Result<Vec<Row>> {
         let (all, calm) = runs(stage, kind, database, (title, share, rate), others).await?;
         let notes = notes(kind, most, (share, rate), &all);
         rows.extend(pause.then(|| pause_row(title, &all, &notes)));
-        rows.extend(others_row(share, (&all, &calm), &notes).filter(|_| others));
+        rows.extend(others_row(share, (&all, &calm), &notes));
     }
     if let Some(database) = database {
         bank::dissolve(database).await?;
