@@ -133,8 +133,8 @@ impl<W: World> World for Dying<W> {
         self.fate.around("forget", self.world.forget(attempt)).await
     }
 
-    async fn clean(&self, attempt: &Attempt) -> Result<bool, StepError> {
-        self.fate.around("clean", self.world.clean(attempt)).await
+    async fn clean(&self, attempts: &[Attempt]) -> Result<bool, StepError> {
+        self.fate.around("clean", self.world.clean(attempts)).await
     }
 }
 

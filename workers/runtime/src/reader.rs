@@ -31,6 +31,11 @@ use crate::standing::{self, Standings};
 
 /// A batch that is waited for is closed this long after its first record at the latest.
 pub(crate) const LINGER: Duration = Duration::from_millis(5);
+/// Where records come fast, batches come no closer than this: each costs the shard a commit and Kafka a request for every slot,
+/// whatever is in it.
+const APART: Duration = Duration::from_millis(20);
+/// They come fast when a batch has so many.
+const MANY: usize = 100;
 /// How often a batch that grows looks whether it is waited for. One that is waited for takes only what is there. The library
 /// counts in milliseconds: less than one would not wait at all.
 pub(crate) const MOMENT: Duration = Duration::from_millis(1);
@@ -92,6 +97,7 @@ impl<P: Send + Sync + 'static> Reader<P> {
             topic: topic.name.clone(),
             width: topic.partitions,
             known: Described { id: None, partitions: usize::MAX },
+            apart: Instant::now(),
             asked: Instant::now(),
             inbox,
             outbox,
@@ -209,6 +215,8 @@ struct ReaderThread<S: Service> {
     most: Arc<AtomicUsize>,
     generation: u64,
     slots: BTreeMap<u32, Reading>,
+    /// The next batch is not closed before, unless it is full.
+    apart: Instant,
     /// What is to be told before anything else is read.
     pending: VecDeque<Read<S::Plan>>,
 }
@@ -375,9 +383,10 @@ impl<S: Service> ReaderThread<S> {
         let mut batch = Batch::default();
         let mut close: Option<Instant> = None;
         loop {
+            let wanted = || self.hungry.load(Ordering::Relaxed) && self.apart <= Instant::now();
             let polled = self.consumer.poll(match close {
                 None => POLL,
-                Some(_) if self.hungry.load(Ordering::Relaxed) => Duration::ZERO,
+                Some(_) if wanted() => Duration::ZERO,
                 Some(_) => MOMENT,
             });
             let idle = polled.is_none();
@@ -394,7 +403,7 @@ impl<S: Service> ReaderThread<S> {
                 None => {}
             }
             // While the loop is busy, a batch may grow: it would only wait.
-            let wanted = self.hungry.load(Ordering::Relaxed);
+            let wanted = self.hungry.load(Ordering::Relaxed) && self.apart <= Instant::now();
             let waited = || close.is_some_and(|close| Instant::now() >= close);
             // What was read before trouble is good.
             if batch.is_full(self.most.load(Ordering::Relaxed))
@@ -405,10 +414,16 @@ impl<S: Service> ReaderThread<S> {
                 if batch.is_empty() {
                     return self.pending.pop_front();
                 }
+                self.apart = Instant::now() + apart(batch.len());
                 return Some(Read::Batch(prepare(&*self.service, self.keyspace, batch)));
             }
         }
     }
+}
+
+/// How long after a batch of so many records the next one is closed, unless it is full before.
+fn apart(records: usize) -> Duration {
+    if records < MANY { Duration::ZERO } else { APART }
 }
 
 /// Puts a record into the batch, unless it is the one that was applied last, or its slot's log is another: then the slot halts,
@@ -475,6 +490,11 @@ mod tests {
     fn the_last_applied_record_is_looked_at_and_not_given_again() {
         let (batch, pending) = read(Some(Memory::of(&record(4, b"a"))), &[record(4, b"a"), record(5, b"b")]);
         assert_eq!((batch.len(), batch.begins.get(&1), pending.len()), (1, Some(&5), 0));
+    }
+
+    #[test]
+    fn only_batches_of_many_records_come_apart() {
+        assert_eq!([0, 1, 99, 100, 8_000].map(apart), [Duration::ZERO, Duration::ZERO, Duration::ZERO, APART, APART]);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use shardlane_e2e::plain::{PlainService, Process};
 use shardlane_e2e::{same, until};
 use sqlx::{AssertSqlSafe, Connection};
 
-use super::{DYING, PATIENCE, holds, signup};
+use super::{DYING, PATIENCE, holds, signup, stopped_at};
 
 /// What happens at every step.
 #[derive(Clone, Copy, Debug)]
@@ -105,6 +105,34 @@ async fn a_copy_that_is_not_what_the_source_has_is_undone_and_made_again() -> Re
         looking.rollback().await?;
         same("exit code of the mover", mover.end(PATIENCE).await?, Some(0))?;
         holds(&service, &direct).await.with_context(|| alteration)?;
+    }
+    Ok(())
+}
+
+/// More than are one piece of work where nothing else goes on.
+const MANY: &str = "
+    INSERT INTO account (slot, batch, record_offset, username, id, request_id)
+    SELECT n % 6, 0, n, 'user' || n, lpad(n::text, 27, '0'), 'request' || n FROM generate_series(1, 90000) n";
+
+#[tokio::test]
+async fn a_table_that_is_written_anew_while_it_is_cleaned_is_cleaned_to_the_last_row() -> Result<()> {
+    let (service, _workers) = signup("rewritten", 1, 3, 6).await?;
+    sqlx::raw_sql(MANY).execute(&mut service.shard(0).await?).await?;
+    // Slots have gone to two other shards, and their rows lie between each other.
+    let code = stopped_at(&service, Point::after("clean"), &Moves::to(3), async || {
+        let mut shard = service.shard(0).await?;
+        let left = "SELECT count(*) FROM account WHERE slot IN (SELECT slot FROM slot WHERE state = 'moved')";
+        ensure!(sqlx::query_scalar::<_, i64>(left).fetch_one(&mut shard).await? > 0, "it was deleted at once");
+        // Pages that have been looked through get other rows.
+        sqlx::raw_sql("VACUUM FULL account").execute(&mut shard).await?;
+        Ok(())
+    })
+    .await?;
+    same("exit code of the mover", code, Some(0))?;
+    service.is_well().await?;
+    for mut shard in service.shards().await? {
+        let rows = sqlx::query_scalar::<_, i64>("SELECT count(*) FROM account").fetch_one(&mut shard).await?;
+        same("rows of a shard", rows, 30_000)?;
     }
     Ok(())
 }

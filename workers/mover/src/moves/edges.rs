@@ -41,6 +41,11 @@ pub struct Attempt {
 /// What the id of an attempt ends with that is given up.
 const GIVEN_UP: &str = "-given-up";
 
+/// All slots of these attempts.
+pub fn slots_of(attempts: &[Attempt]) -> Vec<u32> {
+    attempts.iter().flat_map(|attempt| attempt.group.slots.iter().copied()).collect()
+}
+
 impl Attempt {
     /// The attempt under which what was begun for this one is deleted; `None`: it is that already.
     pub fn given_up(&self) -> Option<Self> {
@@ -246,6 +251,6 @@ pub trait World: Send + Sync {
     /// Target: `incoming` slots are forgotten, once everything is purged.
     fn forget(&self, attempt: &Attempt) -> impl Future<Output = Result<(), StepError>> + Send;
 
-    /// Source: deletes some rows of `moved` slots. `false`: nothing is left, and the slots are forgotten there.
-    fn clean(&self, attempt: &Attempt) -> impl Future<Output = Result<bool, StepError>> + Send;
+    /// Source, which is the same of all: deletes some rows of `moved` slots. `false`: nothing is left, and the slots are forgotten there.
+    fn clean(&self, attempts: &[Attempt]) -> impl Future<Output = Result<bool, StepError>> + Send;
 }

@@ -70,9 +70,7 @@ impl Pace {
             Way::Empty => rows * 2,
             Way::Clear if worked <= SHORT => rows * 2,
             Way::Clear if worked <= SHORT * 2 => rows,
-            // It is got over with, and the end of each piece costs time.
-            Way::Full if worked <= SHORT * 4 => rows * 2,
-            Way::Clear | Way::Busy | Way::Full => rows / 2,
+            Way::Clear | Way::Busy => rows / 2,
         };
         self.rows.store(rows.clamp(*ROWS.start(), *ROWS.end()), Ordering::Relaxed);
     }
@@ -227,7 +225,6 @@ mod tests {
             [2_000, 4_000, 8_000, 16_000, 32_000, 50_000]
         );
         assert_eq!(took(&pace, Duration::ZERO, Way::Busy), 25_000);
-        assert_eq!([SHORT * 4, SHORT * 5].map(|worked| took(&pace, worked, Way::Full)), [50_000, 25_000]);
     }
 
     #[test]

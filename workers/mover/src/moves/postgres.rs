@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::convert::Infallible;
 use std::path::PathBuf;
+use std::slice::from_ref;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -22,11 +23,11 @@ use sqlx::{AssertSqlSafe, PgConnection};
 use super::brief::Brief;
 use super::busy::{LogEnds, sample};
 use super::copy::{Load, Since, Table, bring_delta};
-use super::edges::{Attempt, Copied, Fence, Group, Lines, Pass, SlotRow, State, StepError, Sum, World};
+use super::edges::{Attempt, Copied, Fence, Group, Lines, Pass, SlotRow, State, StepError, Sum, World, slots_of};
 use super::pace::{Density, Haste, Pace, Turns};
 use super::statements::{
-    Pages, Trouble, activate, change, compare_all, delete, epochs, expect, forget, last_batch, lock, lock_shard, place,
-    slot_rows, standings,
+    Pages, Place, Trouble, activate, change, compare_all, delete, epochs, expect, forget, last_batch, lock, lock_all,
+    lock_shard, place, slot_rows, standings,
 };
 use crate::shards::address;
 
@@ -77,7 +78,14 @@ pub enum WorldError {
 struct Cursor {
     table: usize,
     page: i64,
+    /// How far the table went when it was begun. Nothing that is to go has come behind that since.
+    whole: Option<Place>,
     density: Density,
+}
+
+/// The ids of all of them.
+fn ids(attempts: &[Attempt]) -> String {
+    attempts.iter().map(|attempt| &*attempt.id).collect::<Vec<_>>().join(" ")
 }
 
 impl From<Trouble> for StepError {
@@ -221,36 +229,44 @@ impl PgWorld {
         Ok(shapes)
     }
 
-    /// How far the deletion of an attempt's rows in a shard is.
-    fn cursor(&self, attempt: &Attempt, partition: u32) -> Cursor {
+    /// How far the deletion of these attempts' rows in a shard is.
+    fn cursor(&self, attempts: &[Attempt], partition: u32) -> Cursor {
         let deleted = self.deleted.lock().unwrap_or_else(PoisonError::into_inner);
-        deleted.get(&(attempt.id.clone(), partition)).copied().unwrap_or_default()
+        deleted.get(&(ids(attempts), partition)).copied().unwrap_or_default()
     }
 
     /// The deletion has come this far, and that is committed; `None`: to its end.
-    fn advance(&self, attempt: &Attempt, partition: u32, cursor: Option<Cursor>) {
+    fn advance(&self, attempts: &[Attempt], partition: u32, cursor: Option<Cursor>) {
         let mut deleted = self.deleted.lock().unwrap_or_else(PoisonError::into_inner);
         match cursor {
-            Some(cursor) => drop(deleted.insert((attempt.id.clone(), partition), cursor)),
-            None => drop(deleted.remove(&(attempt.id.clone(), partition))),
+            Some(cursor) => drop(deleted.insert((ids(attempts), partition), cursor)),
+            None => drop(deleted.remove(&(ids(attempts), partition))),
         }
     }
 
-    /// Deletes some rows of an attempt's slots. Gives how far it has come; `None`: nothing is left.
+    /// Deletes some rows of the slots of some attempts. Gives how far it has come; `None`: nothing is left.
     async fn delete_some(
         &self,
         shard: &mut PgConnection,
-        attempt: &Attempt,
+        attempts: &[Attempt],
         partition: u32,
     ) -> Result<Option<Cursor>, Trouble> {
-        let cursor = self.cursor(attempt, partition);
+        let cursor = self.cursor(attempts, partition);
         let shapes = self.shapes(shard, partition).await?;
         let Some(table) = shapes.get(cursor.table) else { return Ok(None) };
-        let (pages, some) = (place(shard, table).await?.pages, self.pace.pages(cursor.density));
+        let some = self.pace.pages(cursor.density);
         let end = cursor.page + some;
-        let rows = delete(shard, table, &Pages::of(&attempt.group.slots, cursor.page..end)).await?;
-        let next = Cursor { page: end, density: Density::of(some, rows), ..cursor };
-        Ok(Some(if end < pages { next } else { Cursor { table: cursor.table + 1, ..Cursor::default() } }))
+        let rows = delete(shard, table, &Pages::of(&slots_of(attempts), cursor.page..end)).await?;
+        // The table is locked by now: it stays the file that it is.
+        let there = place(shard, table).await?;
+        let whole = cursor.whole.unwrap_or(there);
+        Ok(Some(if whole.file != there.file {
+            Cursor { table: cursor.table, ..Cursor::default() }
+        } else if end < whole.pages {
+            Cursor { page: end, whole: Some(whole), density: Density::of(some, rows), ..cursor }
+        } else {
+            Cursor { table: cursor.table + 1, ..Cursor::default() }
+        }))
     }
 
     /// Has a shard's indexes on batch take in what was written before the first pass, which else does all of that at once.
@@ -388,13 +404,13 @@ impl World for PgWorld {
     }
 
     async fn purge(&self, attempt: &Attempt) -> Result<bool, StepError> {
-        let to = attempt.group.to;
+        let (to, attempts) = (attempt.group.to, from_ref(attempt));
         let deletes = async |shard: &mut PgConnection| {
             lock(shard, attempt, &[State::Incoming]).await?;
-            self.delete_some(shard, attempt, to).await
+            self.delete_some(shard, attempts, to).await
         };
         let cursor = self.transaction(to, deletes).await?;
-        self.advance(attempt, to, cursor);
+        self.advance(attempts, to, cursor);
         Ok(cursor.is_some())
     }
 
@@ -498,26 +514,26 @@ impl World for PgWorld {
     async fn forget(&self, attempt: &Attempt) -> Result<(), StepError> {
         self.transaction(attempt.group.to, async |shard| {
             lock(shard, attempt, &[State::Incoming]).await?;
-            forget(shard, attempt).await
+            forget(shard, &attempt.group.slots).await
         })
         .await
     }
 
-    async fn clean(&self, attempt: &Attempt) -> Result<bool, StepError> {
-        let from = attempt.group.from;
+    async fn clean(&self, attempts: &[Attempt]) -> Result<bool, StepError> {
+        let Some(from) = attempts.first().map(|attempt| attempt.group.from) else { return Ok(false) };
         self.pace.traffic.copied();
         let deletes = async |shard: &mut PgConnection| {
-            lock(shard, attempt, &[State::Moved]).await?;
-            let cursor = self.delete_some(shard, attempt, from).await?;
+            lock_all(shard, attempts, &[State::Moved]).await?;
+            let cursor = self.delete_some(shard, attempts, from).await?;
             if cursor.is_none() {
-                forget(shard, attempt).await?;
+                forget(shard, &slots_of(attempts)).await?;
             }
             Ok(cursor)
         };
         let mut turns = self.pace.turns(Haste::Bounded);
         let cleans = async {
             let cursor = self.transaction(from, deletes).await?;
-            self.advance(attempt, from, cursor);
+            self.advance(attempts, from, cursor);
             if cursor.is_some() {
                 turns.next_piece().await;
             }

@@ -1,6 +1,6 @@
 //! A whole run: from whatever the shards hold to slots that lie as they are wanted, and nothing left behind.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use shardlane_runtime::config::ranges;
 use shardlane_runtime::edges::Clock;
 use shardlane_runtime::process::{Backoff, Shutdown};
 
-use super::edges::{Attempt, Group, SlotRow, StepError, World};
+use super::edges::{Attempt, Group, SlotRow, StepError, World, slots_of};
 use super::group::{GroupError, Mover};
 use super::plan::plan;
 use super::progress::{Phase, Progress};
@@ -206,20 +206,24 @@ impl<W: World, C: Clock, I: Fn() -> String> Run<'_, W, C, I> {
         Ok(())
     }
 
-    /// Deletes what has moved where it lay before.
+    /// Deletes what has moved where it lay before: all of a shard together, for it lies in the same pages.
     async fn clean(&self, found: &Found) -> Result<(), RunError> {
+        let mut by_shard = BTreeMap::<u32, Vec<Attempt>>::new();
         for attempt in &found.clean {
+            by_shard.entry(attempt.group.from).or_default().push(attempt.clone());
+        }
+        for attempts in by_shard.values() {
             loop {
                 if self.stop.has_come() {
                     return Err(RunError::Stopped);
                 }
-                match self.world.clean(attempt).await {
+                match self.world.clean(attempts).await {
                     Ok(true) => {}
                     Ok(false) | Err(StepError::Superseded(_)) => break,
                     Err(error) => return Err(passing(error)),
                 }
             }
-            self.progress.cleaned(attempt.group.slots.len());
+            self.progress.cleaned(slots_of(attempts).len());
         }
         Ok(())
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::slice::from_ref;
 
 use shardlane_runtime::database::within;
 use shardlane_runtime::shard::standing_at;
@@ -10,7 +11,7 @@ use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, PgConnection, Row};
 
 use super::copy::{Table, patient, sum_of};
-use super::edges::{Attempt, SlotRow, State, Sum};
+use super::edges::{Attempt, SlotRow, State, Sum, slots_of};
 use super::pace::{Density, Turns};
 
 /// The time line of what the server writes now: its control file says it only after the next checkpoint.
@@ -83,8 +84,19 @@ pub async fn lock(
     attempt: &Attempt,
     states: &[State],
 ) -> Result<BTreeMap<u32, Locked>, Trouble> {
-    let rows = locked(shard, attempt).await?;
-    for slot in &attempt.group.slots {
+    lock_all(shard, from_ref(attempt), states).await
+}
+
+/// The same for the slots of several attempts.
+pub async fn lock_all(
+    shard: &mut PgConnection,
+    attempts: &[Attempt],
+    states: &[State],
+) -> Result<BTreeMap<u32, Locked>, Trouble> {
+    let rows = locked(shard, &slots_of(attempts)).await?;
+    for (attempt, slot) in
+        attempts.iter().flat_map(|attempt| attempt.group.slots.iter().map(move |slot| (attempt, slot)))
+    {
         let Some(row) = rows.get(slot) else {
             return Err(Trouble::Superseded(format!("the shard has no row of slot {slot}")));
         };
@@ -97,12 +109,12 @@ pub async fn lock(
     Ok(rows)
 }
 
-async fn locked(shard: &mut PgConnection, attempt: &Attempt) -> Result<BTreeMap<u32, Locked>, Trouble> {
+async fn locked(shard: &mut PgConnection, slots: &[u32]) -> Result<BTreeMap<u32, Locked>, Trouble> {
     let rows = sqlx::query(
         "SELECT slot, state, attempt, next_offset, topic_id, last_timestamp, last_digest, epoch FROM slot
          WHERE slot = ANY($1) ORDER BY slot FOR UPDATE",
     )
-    .bind(numbers(&attempt.group.slots));
+    .bind(numbers(slots));
     let rows = within(rows.fetch_all(shard)).await?;
     rows.iter()
         .map(|row| {
@@ -128,7 +140,7 @@ pub async fn change(shard: &mut PgConnection, slots: &[u32], attempt: Option<&st
 /// Has the target expect the slots. `true`: it knew them before, so that rows of that time may be there. Slots that are on their way
 /// there already, or were there later than the source knows, are a successor's.
 pub async fn expect(shard: &mut PgConnection, attempt: &Attempt, epochs: &[i64]) -> Result<bool, Trouble> {
-    let known = locked(shard, attempt).await?;
+    let known = locked(shard, &attempt.group.slots).await?;
     let epoch_of = |slot: &u32| attempt.group.slots.iter().position(|of| of == slot).and_then(|at| epochs.get(at));
     let free = |slot: &u32, row: &Locked| {
         row.state == State::Moved && epoch_of(slot).is_some_and(|epoch| row.standing.epoch <= *epoch)
@@ -150,7 +162,7 @@ pub async fn expect(shard: &mut PgConnection, attempt: &Attempt, epochs: &[i64])
 /// Has the target's worker work on the slots from where they stood.
 pub async fn activate(shard: &mut PgConnection, attempt: &Attempt, standings: &Standings) -> Result<(), Trouble> {
     lock_shard(shard, false).await?;
-    let rows = locked(shard, attempt).await?;
+    let rows = locked(shard, &attempt.group.slots).await?;
     let ours = |state: State| {
         let of = |slot: &u32| {
             rows.get(slot).is_some_and(|row| row.state == state && row.attempt.as_deref() == Some(&*attempt.id))
@@ -185,8 +197,8 @@ pub async fn activate(shard: &mut PgConnection, attempt: &Attempt, standings: &S
 }
 
 /// Has a shard know nothing of the slots.
-pub async fn forget(shard: &mut PgConnection, attempt: &Attempt) -> Result<(), Trouble> {
-    let delete = sqlx::query("DELETE FROM slot WHERE slot = ANY($1)").bind(numbers(&attempt.group.slots));
+pub async fn forget(shard: &mut PgConnection, slots: &[u32]) -> Result<(), Trouble> {
+    let delete = sqlx::query("DELETE FROM slot WHERE slot = ANY($1)").bind(numbers(slots));
     within(delete.execute(shard)).await?;
     Ok(())
 }

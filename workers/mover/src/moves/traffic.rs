@@ -24,11 +24,9 @@ const REST: u32 = 3;
 const SHORT_REST: u32 = 1;
 /// How long that is since a copy began.
 const LONG: Duration = Duration::from_secs(5);
-/// And after so long it is got over with, as if everybody waited anyway: tables grow, and a move must end.
-const TOO_LONG: Duration = Duration::from_secs(20);
 /// And the most where somebody waits for longer than usual: a fifth of the time is the mover's, whatever else goes on.
 const LONG_REST: u32 = 4;
-/// For how long that goes on. Who is not rid of his wait by then will not be by more of it, and gets the move over with.
+/// For how long that goes on. Who is not rid of his wait by then will not be by more of it.
 const ENOUGH: Duration = Duration::from_secs(5);
 /// And never longer than this at once.
 const LONGEST_REST: Duration = Duration::from_secs(1);
@@ -122,20 +120,13 @@ impl State {
         }
     }
 
-    /// Whoever has been at a copy for too long gets it over with where anybody works.
-    fn way(&mut self, now: Instant) -> Way {
-        let way = self.by_waits(now);
-        let too_long = self.copies.is_some_and(|began| now - began >= TOO_LONG);
-        if too_long && way != Way::Empty { Way::Full } else { way }
-    }
-
     /// What is not known yet is taken for busy, unless nothing waits at all.
-    fn by_waits(&mut self, now: Instant) -> Way {
+    fn way(&mut self, now: Instant) -> Way {
         let Some(began) = self.began else { return Way::Busy };
         let most = if now - began >= LEARN { SHORT.max(self.usual) } else { Duration::ZERO };
         if self.shards.values().any(|seen| seen.wait > most) {
             let busy = now - *self.busy.get_or_insert(now);
-            return if busy < ENOUGH { Way::Busy } else { Way::Full };
+            return if busy < ENOUGH { Way::Busy } else { Way::Clear };
         }
         self.busy = None;
         let mut seen = self.shards.values();
@@ -159,9 +150,7 @@ pub struct Traffic {
 pub enum Way {
     /// Something waits for longer than it did.
     Busy,
-    /// It has for so long that this is how it is.
-    Full,
-    /// Nothing does.
+    /// Nothing does, or it has for so long that this is how it is.
     Clear,
     /// Nothing has come for a while.
     Empty,
@@ -221,7 +210,6 @@ impl Traffic {
         match way {
             Way::Empty => {}
             Way::Busy | Way::Clear => sleep(rest(worked, times(self.at_it()))).await,
-            Way::Full => sleep(rest(worked, 1) / 4).await,
         }
         way
     }
@@ -315,45 +303,18 @@ mod tests {
             at(ms, i64::from(ms));
         }
         assert_eq!([1_020, 1_100, 6_000, 6_090].map(|ms| at(ms, 1_000)), [Way::Clear, Way::Busy, Way::Busy, Way::Busy]);
-        assert_eq!(at(6_110, 1_000), Way::Full);
+        assert_eq!(at(6_110, 1_000), Way::Clear);
         assert_eq!([6_240, 6_260].map(|ms| at(ms, 6_240)), [Way::Clear, Way::Clear], "it has caught up");
         assert_eq!(at(6_400, 6_240), Way::Busy, "and that begins anew");
     }
 
     #[test]
-    fn who_has_copied_for_too_long_gets_it_over_with() {
-        let began = Instant::now();
-        // So long before this is asked something came, and was done.
-        let late = |came: u32| {
-            [19_999, 20_000].map(|ms| {
-                let mut state = State { began: Some(began), copies: Some(began), ..State::default() };
-                for (at, ends) in [(0, 0), (ms - came, 1)] {
-                    state.note(began + at * MS, 0, sample(ends, ends));
-                }
-                state.way(began + ms * MS)
-            })
-        };
-        assert_eq!(late(100), [Way::Clear, Way::Full]);
-        assert_eq!(late(1_000), [Way::Empty; 2]);
-        let busy = [19_999, 20_000].map(|ms| {
-            let mut state = State { began: Some(began), copies: Some(began), ..State::default() };
-            for at in [ms - 1_000, ms - 900, ms - 800] {
-                state.note(began + at * MS, 0, sample(i64::from(at), i64::from(ms - 1_000)));
-            }
-            state.way(began + ms * MS)
-        });
-        assert_eq!(busy, [Way::Busy, Way::Full]);
-    }
-
-    #[test]
     fn who_has_copied_everything_is_in_no_hurry() {
         let traffic = Traffic::default();
-        traffic.note(0, sample(7, 7));
-        traffic.state().copies = Some(Instant::now() - TOO_LONG);
-        traffic.note(0, sample(8, 8));
-        assert_eq!((*traffic.way.borrow(), times(traffic.at_it())), (Way::Full, SHORT_REST));
+        traffic.state().copies = Some(Instant::now() - LONG);
+        assert_eq!(times(traffic.at_it()), SHORT_REST);
         traffic.copied();
-        assert_eq!((*traffic.way.borrow(), times(traffic.at_it())), (Way::Clear, REST));
+        assert_eq!(times(traffic.at_it()), REST);
     }
 
     #[test]

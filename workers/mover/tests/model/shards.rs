@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rand::RngExt;
 use shardlane_mover::moves::edges::{
-    Attempt, Copied, Fence, Group, Lines, Pass, SlotRow, State, StepError, Sum, World as MoverWorld,
+    Attempt, Copied, Fence, Group, Lines, Pass, SlotRow, State, StepError, Sum, World as MoverWorld, slots_of,
 };
 use shardlane_mover::moves::pace::Haste;
 use shardlane_runtime::hint::Hint;
@@ -534,14 +534,17 @@ impl MoverWorld for SimWorld {
         .await
     }
 
-    async fn clean(&self, attempt: &Attempt) -> Result<bool, StepError> {
-        self.comes("clean", &attempt.id).await;
-        let some = self.some();
-        self.transaction(attempt.group.from, false, |db, fault| {
-            lock(db, fault, attempt, &[State::Moved])?;
-            let more = Self::delete_some(&mut db.tables, &attempt.group.slots, some);
+    async fn clean(&self, attempts: &[Attempt]) -> Result<bool, StepError> {
+        let Some(first) = attempts.first() else { return Ok(false) };
+        self.comes("clean", &first.id).await;
+        let (some, slots) = (self.some(), slots_of(attempts));
+        self.transaction(first.group.from, false, |db, fault| {
+            for attempt in attempts {
+                lock(db, fault, attempt, &[State::Moved])?;
+            }
+            let more = Self::delete_some(&mut db.tables, &slots, some);
             if !more {
-                db.slots.retain(|slot, _| !attempt.group.slots.contains(slot));
+                db.slots.retain(|slot, _| !slots.contains(slot));
             }
             Ok(more)
         })
