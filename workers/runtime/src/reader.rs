@@ -29,12 +29,12 @@ use crate::record::{BATCH_RECORDS, Batch, Record, Took, most_records};
 use crate::service::Service;
 use crate::standing::{self, Standings};
 
-/// A batch that is waited for is closed this long after its first record at the latest.
+/// A batch that is waited for is closed this long after its first record at the latest, unless it follows a large one.
 pub(crate) const LINGER: Duration = Duration::from_millis(5);
-/// Where records come fast, batches come no closer than this: each costs the shard a commit and Kafka a request for every slot,
-/// whatever is in it.
+/// A batch comes this long after a large one at the earliest, unless it is full: each costs the shard a commit and Kafka a request
+/// for every slot, whatever is in it.
 const APART: Duration = Duration::from_millis(20);
-/// They come fast when a batch has so many.
+/// A batch of so many records is large.
 const MANY: usize = 100;
 /// How often a batch that grows looks whether it is waited for. One that is waited for takes only what is there. The library
 /// counts in milliseconds: less than one would not wait at all.
@@ -97,7 +97,7 @@ impl<P: Send + Sync + 'static> Reader<P> {
             topic: topic.name.clone(),
             width: topic.partitions,
             known: Described { id: None, partitions: usize::MAX },
-            apart: Instant::now(),
+            not_before: Instant::now(),
             asked: Instant::now(),
             inbox,
             outbox,
@@ -215,8 +215,8 @@ struct ReaderThread<S: Service> {
     most: Arc<AtomicUsize>,
     generation: u64,
     slots: BTreeMap<u32, Reading>,
-    /// The next batch is not closed before, unless it is full.
-    apart: Instant,
+    /// When the next batch may be closed that is not full.
+    not_before: Instant,
     /// What is to be told before anything else is read.
     pending: VecDeque<Read<S::Plan>>,
 }
@@ -372,6 +372,11 @@ impl<S: Service> ReaderThread<S> {
         }
     }
 
+    /// Whether a batch is to be closed as soon as it has lingered.
+    fn is_wanted(&self) -> bool {
+        self.hungry.load(Ordering::Relaxed) && self.not_before <= Instant::now()
+    }
+
     /// What comes next: one batch, from its first record until it is full or has lingered.
     fn read(&mut self) -> Option<Read<S::Plan>> {
         if let Some(read) = self.pending.pop_front() {
@@ -383,10 +388,9 @@ impl<S: Service> ReaderThread<S> {
         let mut batch = Batch::default();
         let mut close: Option<Instant> = None;
         loop {
-            let wanted = || self.hungry.load(Ordering::Relaxed) && self.apart <= Instant::now();
             let polled = self.consumer.poll(match close {
                 None => POLL,
-                Some(_) if wanted() => Duration::ZERO,
+                Some(_) if self.is_wanted() => Duration::ZERO,
                 Some(_) => MOMENT,
             });
             let idle = polled.is_none();
@@ -403,7 +407,7 @@ impl<S: Service> ReaderThread<S> {
                 None => {}
             }
             // While the loop is busy, a batch may grow: it would only wait.
-            let wanted = self.hungry.load(Ordering::Relaxed) && self.apart <= Instant::now();
+            let wanted = self.is_wanted();
             let waited = || close.is_some_and(|close| Instant::now() >= close);
             // What was read before trouble is good.
             if batch.is_full(self.most.load(Ordering::Relaxed))
@@ -414,14 +418,14 @@ impl<S: Service> ReaderThread<S> {
                 if batch.is_empty() {
                     return self.pending.pop_front();
                 }
-                self.apart = Instant::now() + apart(batch.len());
+                self.not_before = Instant::now() + apart(batch.len());
                 return Some(Read::Batch(prepare(&*self.service, self.keyspace, batch)));
             }
         }
     }
 }
 
-/// How long after a batch of so many records the next one is closed, unless it is full before.
+/// How long after a batch of so many records the next one may be closed that is not full.
 fn apart(records: usize) -> Duration {
     if records < MANY { Duration::ZERO } else { APART }
 }

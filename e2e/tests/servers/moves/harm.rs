@@ -118,11 +118,12 @@ const MANY: &str = "
 async fn a_table_that_is_written_anew_while_it_is_cleaned_is_cleaned_to_the_last_row() -> Result<()> {
     let (service, _workers) = signup("rewritten", 1, 3, 6).await?;
     sqlx::raw_sql(MANY).execute(&mut service.shard(0).await?).await?;
-    // Slots have gone to two other shards, and their rows lie between each other.
-    let code = stopped_at(&service, Point::after("clean"), &Moves::to(3), async || {
+    // Slots have gone to two other shards, and their rows lie between each other. Dead letters are cleaned first: there are none.
+    let code = stopped_at(&service, Point::after("clean").pass(2), &Moves::to(3), async || {
         let mut shard = service.shard(0).await?;
         let left = "SELECT count(*) FROM account WHERE slot IN (SELECT slot FROM slot WHERE state = 'moved')";
-        ensure!(sqlx::query_scalar::<_, i64>(left).fetch_one(&mut shard).await? > 0, "it was deleted at once");
+        let left = sqlx::query_scalar::<_, i64>(left).fetch_one(&mut shard).await?;
+        ensure!((1..60_000).contains(&left), "{left} of 60000 rows are left");
         // Pages that have been looked through get other rows.
         sqlx::raw_sql("VACUUM FULL account").execute(&mut shard).await?;
         Ok(())

@@ -251,6 +251,6 @@ pub trait World: Send + Sync {
     /// Target: `incoming` slots are forgotten, once everything is purged.
     fn forget(&self, attempt: &Attempt) -> impl Future<Output = Result<(), StepError>> + Send;
 
-    /// Source, which is the same of all: deletes some rows of `moved` slots. `false`: nothing is left, and the slots are forgotten there.
+    /// Source, which all of them share: deletes some rows of `moved` slots. `false`: nothing is left, and the slots are forgotten there.
     fn clean(&self, attempts: &[Attempt]) -> impl Future<Output = Result<bool, StepError>> + Send;
 }

@@ -25,8 +25,8 @@ const PASSES: u32 = 8;
 /// How often it looks how far the source's relay is, before the fence and under it.
 const LOOK: Duration = Duration::from_millis(100);
 const GLANCE: Duration = Duration::from_millis(5);
-/// Batches that a relay may be behind when the fence is set.
-const NEAR: i64 = 20;
+/// Batches that a relay may be behind when the fence is set. Large ones come some twenty milliseconds apart.
+const NEAR: i64 = 8;
 
 /// Why a group did not move.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -58,7 +58,7 @@ pub struct PgWorld {
     shapes: Mutex<HashMap<u32, Arc<[Table]>>>,
     /// Shards whose indexes on batch have taken in what was written before it began.
     taken_in: Mutex<BTreeSet<u32>>,
-    /// How far the deletion of rows is, by attempt.
+    /// How far the deletion of rows is, by the ids of the attempts whose they are, and the shard.
     deleted: Mutex<HashMap<(String, u32), Cursor>>,
 }
 

@@ -219,11 +219,14 @@ impl<W: World, C: Clock, I: Fn() -> String> Run<'_, W, C, I> {
                 }
                 match self.world.clean(attempts).await {
                     Ok(true) => {}
-                    Ok(false) | Err(StepError::Superseded(_)) => break,
+                    Ok(false) => {
+                        self.progress.cleaned(slots_of(attempts).len());
+                        break;
+                    }
+                    Err(StepError::Superseded(_)) => break,
                     Err(error) => return Err(passing(error)),
                 }
             }
-            self.progress.cleaned(slots_of(attempts).len());
         }
         Ok(())
     }

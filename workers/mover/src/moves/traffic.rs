@@ -150,7 +150,7 @@ pub struct Traffic {
 pub enum Way {
     /// Something waits for longer than it did.
     Busy,
-    /// Nothing does, or it has for so long that this is how it is.
+    /// Nothing does, or something has for so long that this is how it is.
     Clear,
     /// Nothing has come for a while.
     Empty,
