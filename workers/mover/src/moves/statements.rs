@@ -94,16 +94,16 @@ pub async fn lock_all(
     states: &[State],
 ) -> Result<BTreeMap<u32, Locked>, Trouble> {
     let rows = locked(shard, &slots_of(attempts)).await?;
-    for (attempt, slot) in
-        attempts.iter().flat_map(|attempt| attempt.group.slots.iter().map(move |slot| (attempt, slot)))
-    {
-        let Some(row) = rows.get(slot) else {
-            return Err(Trouble::Superseded(format!("the shard has no row of slot {slot}")));
-        };
-        let ours = row.attempt.as_deref() == Some(&*attempt.id);
-        if !states.contains(&row.state) || (row.state != State::Active && !ours) {
-            let (state, id) = (row.state.name(), row.attempt.as_deref().unwrap_or("none"));
-            return Err(Trouble::Superseded(format!("slot {slot} is {state} by attempt {id}")));
+    for attempt in attempts {
+        for slot in &attempt.group.slots {
+            let Some(row) = rows.get(slot) else {
+                return Err(Trouble::Superseded(format!("the shard has no row of slot {slot}")));
+            };
+            let ours = row.attempt.as_deref() == Some(&*attempt.id);
+            if !states.contains(&row.state) || (row.state != State::Active && !ours) {
+                let (state, id) = (row.state.name(), row.attempt.as_deref().unwrap_or("none"));
+                return Err(Trouble::Superseded(format!("slot {slot} is {state} by attempt {id}")));
+            }
         }
     }
     Ok(rows)

@@ -207,9 +207,8 @@ impl Traffic {
     /// Rests after having worked for this long, if somebody works there. Gives how the way was before.
     pub async fn rest(&self, worked: Duration) -> Way {
         let way = *self.way.borrow();
-        match way {
-            Way::Empty => {}
-            Way::Busy | Way::Clear => sleep(rest(worked, times(self.at_it()))).await,
+        if way != Way::Empty {
+            sleep(rest(worked, times(self.at_it()))).await;
         }
         way
     }
