@@ -10,6 +10,7 @@ use shardlane_runtime::config::ServiceConfig;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::process::{Child, Command};
 
+use crate::topic::Admin;
 use crate::{free_ports, metric_of, setting, until};
 
 /// A service: configured, prepared by the mover, with databases of its own.
@@ -149,10 +150,15 @@ impl PlainService {
         self.folder.join("service.yaml")
     }
 
-    /// Throws its databases away; whatever is connected to them loses its connection.
-    pub async fn drop_shards(&self) -> Result<()> {
+    /// Throws its databases and topics away; whatever is connected to them loses its connection. A topic that another service has given
+    /// to it stays.
+    pub async fn throw_away(&self) -> Result<()> {
         for partition in 0..self.shard_count() {
             administer(format!("DROP DATABASE \"{}\" WITH (FORCE)", self.database(partition))).await?;
+        }
+        let (admin, own) = (Admin::at(&self.config.kafka.bootstrap_servers)?, format!("{}.", self.config.name));
+        for topic in self.config.topics.iter().filter(|topic| topic.name.starts_with(&own)) {
+            admin.delete(&topic.name).await?;
         }
         Ok(())
     }

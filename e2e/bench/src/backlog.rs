@@ -299,12 +299,12 @@ impl Backlog<'_> {
         Ok((bare, lines))
     }
 
-    /// Looks whether the work was done, and throws the database away.
+    /// Looks whether the work was done, and throws the database and topics away.
     async fn finish(&self, service: &PlainService) -> Result<()> {
         if self.kind == Kind::Wallet {
             bank::check(service.shard(PARTITION).await?, self.records).await?;
         }
-        service.drop_shards().await
+        service.throw_away().await
     }
 
     /// The fastest way of the bare loop on this machine among batches of these sizes; tells how fast each was.

@@ -129,7 +129,7 @@ async fn watch(stage: &Stage, run: usize) -> Result<Seen> {
     loaded.check()?;
     gateway.kill().await?;
     worker.kill().await?;
-    service.drop_shards().await?;
+    service.throw_away().await?;
     Ok(Seen { probes, load: loaded.rate(&load), usage })
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use shardlane_config::{ConfigError, ServiceConfig};
-use sqlx::{Connection, PgConnection};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 use crate::addresses::Addresses;
 use crate::database::{ShardAddress, within};
@@ -39,32 +39,34 @@ const TAKEN_IN: Duration = Duration::from_secs(1);
 
 /// Makes reading by batch fast, if nobody hinders it.
 pub async fn take_in(shard: &mut PgConnection) -> sqlx::Result<()> {
-    unless_hindered(sqlx::raw_sql(TAKE_IN).execute(shard).await)
+    unless_hindered(sqlx::raw_sql(TAKE_IN).execute(shard).await).map(drop)
 }
 
-/// The indexes on batch, and of how many pages the table of each is.
-pub async fn batch_indexes(shard: &mut PgConnection) -> sqlx::Result<Vec<(String, i64)>> {
-    let indexes = "SELECT c.oid::regclass::text, pg_relation_size(i.indrelid) / current_setting('block_size')::bigint
+/// The indexes on batch by their oids, and of how many pages the table of each is.
+pub async fn batch_indexes(shard: &mut PgConnection) -> sqlx::Result<Vec<(i64, i64)>> {
+    let indexes = "SELECT c.oid::bigint, pg_relation_size(i.indrelid) / current_setting('block_size')::bigint
         FROM pg_class c JOIN pg_am a ON a.oid = c.relam JOIN pg_index i ON i.indexrelid = c.oid
         WHERE a.amname = 'brin' AND c.relnamespace = current_schema()::regnamespace ORDER BY 1";
     within(sqlx::query_as(indexes).fetch_all(shard)).await
 }
 
-/// Does it for some pages and one index.
-pub async fn take_in_pages(shard: &mut PgConnection, index: &str, pages: Range<i64>) -> sqlx::Result<()> {
-    let ranges = "SELECT brin_summarize_range($1::regclass, page) FROM generate_series($2, $3 - 1, $4) AS page";
-    let first = (pages.start + RANGE - 1) / RANGE * RANGE;
-    let summarize = sqlx::query(ranges).bind(index).bind(first).bind(pages.end).bind(RANGE);
-    unless_hindered(summarize.execute(shard).await)
+/// Does it for some pages and one index. Gives whether nobody hindered it.
+pub async fn take_in_pages(shard: &mut PgConnection, index: i64, pages: Range<i64>) -> sqlx::Result<bool> {
+    let (first, last) = ((pages.start + RANGE - 1) / RANGE * RANGE, pages.end - 1);
+    let ranges = format!(
+        "SET LOCAL lock_timeout = '100ms';
+        SELECT brin_summarize_range({index}::oid::regclass, page) FROM generate_series({first}, {last}, {RANGE}) AS page"
+    );
+    unless_hindered(sqlx::raw_sql(AssertSqlSafe(ranges)).execute(shard).await)
 }
 
-fn unless_hindered<T>(done: sqlx::Result<T>) -> sqlx::Result<()> {
+fn unless_hindered<T>(done: sqlx::Result<T>) -> sqlx::Result<bool> {
     match done {
         Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some(LOCK_NOT_AVAILABLE) => {
             tracing::debug!(%error, "the indexes on batch were not brought up to date");
-            Ok(())
+            Ok(false)
         }
-        done => done.map(drop),
+        done => done.map(|_| true),
     }
 }
 

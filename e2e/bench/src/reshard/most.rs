@@ -85,7 +85,7 @@ async fn kept_up(stage: &Stage, kind: Kind, database: Option<&str>, rate: f64) -
     let team = pair.team(kind).await?;
     stage.settle().await?;
     let offer = Offer::begin(&pair.service, kind, kind.series(5_999), rate)?;
-    let [warm, long] = if stage.options.quick { [2, 4] } else { [10, 20] }.map(Duration::from_secs);
+    let [warm, long] = if stage.options.quick { [2, 4] } else { [10, 60] }.map(Duration::from_secs);
     let [mut shard, _] = pair.shards().await?;
     sleep(warm).await;
     let (began, before) = (Instant::now(), applied(&mut shard).await?);
@@ -94,7 +94,7 @@ async fn kept_up(stage: &Stage, kind: Kind, database: Option<&str>, rate: f64) -
     // What is left of its requests is nobody's business.
     drop(team);
     offer.end().await?;
-    pair.drop_shards().await?;
+    pair.throw_away().await?;
     let records = after - before;
     ensure!(records > 0, "{name}: nothing is worked off");
     #[allow(clippy::cast_precision_loss)]

@@ -82,9 +82,9 @@ impl Pair {
         Ok([self.service.shard(PARTITION).await?, self.service.shard(SECOND).await?])
     }
 
-    /// Throws its databases away.
-    pub async fn drop_shards(&self) -> Result<()> {
-        self.service.drop_shards().await?;
+    /// Throws its databases and topics away.
+    pub async fn throw_away(&self) -> Result<()> {
+        self.service.throw_away().await?;
         administer(format!("DROP DATABASE \"{}\" WITH (FORCE)", self.second_database())).await
     }
 }

@@ -221,7 +221,7 @@ async fn run(
         process.kill().await?;
     }
     drop(shards);
-    pair.drop_shards().await?;
+    pair.throw_away().await?;
     Ok(Run { still, said: told.pause, rows: told.rows, moving, offered, usage: told.usage, latency })
 }
 

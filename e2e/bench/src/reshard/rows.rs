@@ -39,7 +39,7 @@ pub async fn measure(stage: &Stage) -> Result<Row> {
         stage.progress.done(&format!("moved rows {number}/{runs}: ours {:.0}/s, bare {copied:.0}/s", moved.0));
         ours.push(moved);
         bare.push(copied);
-        pair.drop_shards().await?;
+        pair.throw_away().await?;
     }
     let (rates, usages): (Vec<_>, Vec<_>) = ours.into_iter().unzip();
     let (ours, bare) = (Samples(rates), Samples(bare));

@@ -114,7 +114,7 @@ impl Density {
 pub enum Haste {
     /// Only so many rows go in a second, and it gives way.
     Bounded,
-    /// It rests, but for half as long as a copy would: of what was written meanwhile there is more with each second.
+    /// It rests, but only for half of its work: of what was written meanwhile there is more with each second.
     Polite,
     /// Nothing: one piece after another.
     Hurried,

@@ -1,6 +1,6 @@
 //! The real shards and the real hint topic.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::path::PathBuf;
 use std::slice::from_ref;
@@ -32,11 +32,12 @@ use super::statements::{
 use crate::shards::address;
 
 /// What a connection is told first. A copy takes as long as it takes; of a mover that is cut off the server learns by itself, and
-/// frees the rows that it has locked.
+/// frees the rows that it has locked. What it writes goes to the disk a little at a time: left to the system for half a minute, all of it
+/// would go at once, and every commit would wait for that.
 const SETUP: &str =
     "SET statement_timeout = 0; SET idle_in_transaction_session_timeout = '60s'; SET lock_timeout = '10s';
     SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3;
-    SET max_parallel_workers_per_gather = 0; SET client_min_messages = warning";
+    SET max_parallel_workers_per_gather = 0; SET backend_flush_after = '256kB'; SET client_min_messages = warning";
 /// For how long records are counted that come.
 const COUNT: Duration = Duration::from_millis(500);
 /// Begins a transaction each of whose statements sees what is there when it begins, and keeps none of it once it has ended.
@@ -56,8 +57,8 @@ pub struct PgWorld {
     producer: Producer,
     idle: Mutex<HashMap<u32, Vec<PgConnection>>>,
     shapes: Mutex<HashMap<u32, Arc<[Table]>>>,
-    /// Shards whose indexes on batch have taken in what was written before it began.
-    taken_in: Mutex<BTreeSet<u32>>,
+    /// Up to which page the indexes on batch have taken in what was written, by shard and index.
+    taken_in: Mutex<HashMap<(u32, i64), i64>>,
     /// How far the deletion of rows is, by the ids of the attempts whose they are, and the shard.
     deleted: Mutex<HashMap<(String, u32), Cursor>>,
 }
@@ -269,24 +270,24 @@ impl PgWorld {
         }))
     }
 
-    /// Has a shard's indexes on batch take in what was written before the first pass, which else does all of that at once.
-    async fn take_in_once(&self, shard: &mut PgConnection, partition: u32, turns: &mut Turns<'_>) -> sqlx::Result<()> {
+    /// Has a shard's indexes on batch take in what was written since this was done last, piece by piece: at once it is a second of
+    /// work that nobody can interrupt.
+    async fn take_in(&self, shard: &mut PgConnection, partition: u32, turns: &mut Turns<'_>) -> sqlx::Result<()> {
         let taken_in = || self.taken_in.lock().unwrap_or_else(PoisonError::into_inner);
-        if taken_in().contains(&partition) {
-            return Ok(());
-        }
-        // Most of it was done by autovacuum.
         turns.begin(Density::of(1, 0));
         for (index, pages) in batch_indexes(shard).await? {
-            let mut page = 0;
+            // There are fewer if the table was written anew.
+            let mut page = taken_in().get(&(partition, index)).copied().filter(|page| *page <= pages).unwrap_or(0);
             while page < pages {
-                let end = page + turns.pages();
-                take_in_pages(shard, &index, page..end).await?;
+                let end = pages.min(page + turns.pages());
+                if !take_in_pages(shard, index, page..end).await? {
+                    break;
+                }
+                taken_in().insert((partition, index), end);
                 turns.looked(end - page, 0).await;
                 page = end;
             }
         }
-        taken_in().insert(partition);
         Ok(())
     }
 
@@ -299,7 +300,7 @@ impl PgWorld {
         copied: &(dyn Fn(u64) + Sync),
     ) -> Result<Copied, Trouble> {
         let mut turns = self.pace.turns(Haste::Bounded);
-        self.take_in_once(source, attempt.group.from, &mut turns).await?;
+        self.take_in(source, attempt.group.from, &mut turns).await?;
         let (batch, from) = last_batch(source).await?;
         let (shapes, mut sums) = (self.shapes(target, attempt.group.to).await?, Vec::new());
         let mut target = Brief::begin(target, attempt).await?;
@@ -319,14 +320,16 @@ impl PgWorld {
         after: i64,
         haste: Haste,
     ) -> Result<Pass, Trouble> {
-        let shapes = self.shapes(target, attempt.group.to).await?;
-        // The pass before has just done it.
-        if haste != Haste::Last {
-            take_in(source).await?;
+        let (shapes, mut turns) = (self.shapes(target, attempt.group.to).await?, self.pace.turns(haste));
+        match haste {
+            Haste::Bounded | Haste::Polite => self.take_in(source, attempt.group.from, &mut turns).await?,
+            Haste::Hurried => take_in(source).await?,
+            // The pass before has just done it.
+            Haste::Last => {}
         }
         within(sqlx::raw_sql(READ).execute(&mut *source)).await?;
         let (last, from) = last_batch(source).await?;
-        let (mut target, mut turns) = (Brief::begin(target, attempt).await?, self.pace.turns(haste));
+        let mut target = Brief::begin(target, attempt).await?;
         let (mut rows, mut differs, mut by_batch) = (0, None, None);
         for table in &*shapes {
             // Without an index, all of the table is read once; with one, only what is new.
@@ -521,7 +524,6 @@ impl World for PgWorld {
 
     async fn clean(&self, attempts: &[Attempt]) -> Result<bool, StepError> {
         let Some(from) = attempts.first().map(|attempt| attempt.group.from) else { return Ok(false) };
-        self.pace.traffic.copied();
         let deletes = async |shard: &mut PgConnection| {
             lock_all(shard, attempts, &[State::Moved]).await?;
             let cursor = self.delete_some(shard, attempts, from).await?;

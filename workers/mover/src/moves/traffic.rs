@@ -3,7 +3,8 @@
 //! A copy that takes what the processors have left is welcome; one that takes more has a worker fall behind, and what it is behind
 //! must be worked off while users wait. So it is watched for how long what lies in the log waits for the shard, and what lies in
 //! the shard for the relay. First nothing else is done, so that it is known what is usual; while it is more than that afterwards,
-//! the mover rests. It never rests for good: a service that is moved because it cannot keep up would else never be moved.
+//! the mover rests until it is not. It has patience for that, which is used up by it and comes back while nobody waits: a service
+//! that is moved because it cannot keep up would else never be moved.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -19,15 +20,12 @@ const SHORT: Duration = Duration::from_millis(30);
 /// For how long nothing comes where nobody is.
 const EMPTY: Duration = Duration::from_millis(500);
 /// For each time of work, the rest where somebody works: what a piece of work holds up can be made up for.
-const REST: u32 = 3;
-/// The same of who has been at it for long: what is written meanwhile has to be moved as well.
-const SHORT_REST: u32 = 1;
-/// How long that is since a copy began.
-const LONG: Duration = Duration::from_secs(5);
-/// And the most where somebody waits for longer than usual: a fifth of the time is the mover's, whatever else goes on.
-const LONG_REST: u32 = 4;
-/// For how long that goes on. Who is not rid of his wait by then will not be by more of it.
-const ENOUGH: Duration = Duration::from_secs(5);
+const REST: u32 = 2;
+/// How long it can rest beside that while somebody waits for longer than usual. What held him up, a checkpoint or a vacuum, is over
+/// by then, and what he is behind is worked off; who still waits will not be rid of it by more rest.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// For each time of work while nobody waits, the patience that comes back.
+const REGAINED: u32 = 1;
 /// And never longer than this at once.
 const LONGEST_REST: Duration = Duration::from_secs(1);
 
@@ -93,15 +91,19 @@ struct Seen {
     came: Option<Instant>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
     began: Option<Instant>,
     usual: Duration,
-    /// Since when somebody has waited for longer than usual.
-    busy: Option<Instant>,
-    /// When the last copy began.
-    copies: Option<Instant>,
+    /// For how long it can still rest while somebody waits.
+    patience: Duration,
     shards: HashMap<u32, Seen>,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self { began: None, usual: Duration::ZERO, patience: PATIENCE, shards: HashMap::new() }
+    }
 }
 
 impl State {
@@ -120,20 +122,30 @@ impl State {
         }
     }
 
-    /// What is not known yet is taken for busy, unless nothing waits at all.
-    fn way(&mut self, now: Instant) -> Way {
-        let Some(began) = self.began else { return Way::Busy };
-        let most = if now - began >= LEARN { SHORT.max(self.usual) } else { Duration::ZERO };
-        if self.shards.values().any(|seen| seen.wait > most) {
-            let busy = now - *self.busy.get_or_insert(now);
-            return if busy < ENOUGH { Way::Busy } else { Way::Clear };
+    /// Whether somebody waits for longer than usual. What is not known yet is taken for that, unless nothing waits at all.
+    fn is_waited_for(&self, now: Instant) -> bool {
+        let known = self.began.is_some_and(|began| now - began >= LEARN);
+        let most = if known { SHORT.max(self.usual) } else { Duration::ZERO };
+        self.began.is_none() || self.shards.values().any(|seen| seen.wait > most)
+    }
+
+    fn way(&self, now: Instant) -> Way {
+        if self.is_waited_for(now) {
+            return if self.patience.is_zero() { Way::Clear } else { Way::Busy };
         }
-        self.busy = None;
-        let mut seen = self.shards.values();
+        let (began, mut seen) = (self.began.unwrap_or(now), self.shards.values());
         if now - began >= EMPTY && seen.all(|seen| now - seen.came.unwrap_or(began) >= EMPTY) {
             Way::Empty
         } else {
             Way::Clear
+        }
+    }
+
+    /// After having worked for so long, it has rested for so long while somebody waited.
+    fn rested(&mut self, now: Instant, worked: Duration, waited: Duration) {
+        self.patience = self.patience.saturating_sub(waited);
+        if !self.is_waited_for(now) {
+            self.patience = (self.patience + worked * REGAINED).min(PATIENCE);
         }
     }
 }
@@ -188,49 +200,31 @@ impl Traffic {
     pub async fn learn(&self) {
         let began = self.state().began;
         sleep(LEARN.saturating_sub(began.map_or(Duration::ZERO, |began| began.elapsed()))).await;
-        self.change(|state, now| state.copies = Some(now));
-    }
-
-    /// Nothing is copied any more: whatever is left to be done is in no hurry.
-    pub fn copied(&self) {
-        self.change(|state, _| state.copies = None);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn at_it(&self) -> Duration {
-        self.state().copies.map_or(Duration::ZERO, |began| began.elapsed())
-    }
-
-    /// Rests after having worked for this long, if somebody works there. Gives how the way was before.
-    pub async fn rest(&self, worked: Duration) -> Way {
+    /// Rests for this long, if somebody works there. Gives how the way was before.
+    pub async fn rest(&self, long: Duration) -> Way {
         let way = *self.way.borrow();
         if way != Way::Empty {
-            sleep(rest(worked, times(self.at_it()))).await;
+            sleep(long.min(LONGEST_REST)).await;
         }
         way
     }
 
-    /// Rests for longer if somebody waits for longer than usual. Gives how the way was before.
+    /// After having worked for so long, rests; if somebody waits for longer than usual, until he does not, as long as there is patience.
+    /// Gives how the way was before.
     pub async fn give_way(&self, worked: Duration) -> Way {
-        let found = self.rest(worked).await;
+        let found = self.rest(worked * REST).await;
+        let (began, patience) = (Instant::now(), self.state().patience);
         // That it takes too long is no error, and whom it waits for outlives it.
-        let longer = LONG_REST - times(self.at_it());
-        let _ = timeout(rest(worked, longer), self.way.subscribe().wait_for(|way| *way != Way::Busy)).await;
+        let _ = timeout(patience.min(LONGEST_REST), self.way.subscribe().wait_for(|way| *way != Way::Busy)).await;
+        self.change(|state, now| state.rested(now, worked, now - began));
         found
     }
-}
-
-/// How many times of its work a mover rests that has been at it for this long.
-fn times(at_it: Duration) -> u32 {
-    if at_it < LONG { REST } else { SHORT_REST }
-}
-
-/// So many times of rest after having worked for this long.
-fn rest(worked: Duration, times: u32) -> Duration {
-    (worked * times).min(LONGEST_REST)
 }
 
 #[cfg(test)]
@@ -294,26 +288,23 @@ mod tests {
     #[test]
     fn who_waits_for_long_does_so_anyway() {
         let (mut state, began) = (State::default(), Instant::now());
-        let mut at = |ms: u32, stand| {
+        let mut at = |ms: u32, stand, worked: u32, waited: u32| {
             state.note(began + ms * MS, 0, sample(i64::from(ms), stand));
+            state.rested(began + ms * MS, worked * MS, waited * MS);
             state.way(began + ms * MS)
         };
         for ms in (0..=1_000).step_by(20) {
-            at(ms, i64::from(ms));
+            at(ms, i64::from(ms), 0, 0);
         }
-        assert_eq!([1_020, 1_100, 6_000, 6_090].map(|ms| at(ms, 1_000)), [Way::Clear, Way::Busy, Way::Busy, Way::Busy]);
-        assert_eq!(at(6_110, 1_000), Way::Clear);
-        assert_eq!([6_240, 6_260].map(|ms| at(ms, 6_240)), [Way::Clear, Way::Clear], "it has caught up");
-        assert_eq!(at(6_400, 6_240), Way::Busy, "and that begins anew");
-    }
-
-    #[test]
-    fn who_has_copied_everything_is_in_no_hurry() {
-        let traffic = Traffic::default();
-        traffic.state().copies = Some(Instant::now() - LONG);
-        assert_eq!(times(traffic.at_it()), SHORT_REST);
-        traffic.copied();
-        assert_eq!(times(traffic.at_it()), REST);
+        assert_eq!(at(1_020, 1_000, 0, 0), Way::Clear);
+        assert_eq!([1_000, 8_000, 900].map(|waited| at(1_100, 1_000, 20, waited)), [Way::Busy; 3]);
+        assert_eq!(at(1_100, 1_000, 20, 100), Way::Clear, "the last of ten seconds");
+        assert_eq!(at(6_200, 6_200, 20, 0), Way::Clear, "it has caught up");
+        assert_eq!(
+            [10, 10].map(|waited| at(6_400, 6_200, 20, waited)),
+            [Way::Busy, Way::Clear],
+            "so much had come back"
+        );
     }
 
     #[test]
@@ -347,7 +338,7 @@ mod tests {
         let (traffic, worked) = (Traffic::default(), 20 * MS);
         let rested = async |traffic: &Traffic| {
             let began = Instant::now();
-            (traffic.give_way(worked).await, began.elapsed() >= worked * LONG_REST)
+            (traffic.give_way(worked).await, began.elapsed() >= LONGEST_REST)
         };
         assert_eq!(rested(&traffic).await, (Way::Busy, true), "nothing is known yet");
         traffic.note(0, sample(7, 7));
@@ -355,9 +346,12 @@ mod tests {
         traffic.note(0, sample(8, 7));
         assert_eq!(rested(&traffic).await, (Way::Busy, true));
         traffic.leave(&[0]);
-        assert_eq!(rested(&traffic).await, (Way::Clear, false), "nobody looks at it");
+        assert_eq!(rested(&traffic).await, (Way::Empty, false), "nobody looks at it");
         traffic.note(0, sample(9, 7));
         assert_eq!(rested(&traffic).await, (Way::Busy, true), "what waited then still waits");
+        traffic.note(0, sample(10, 7));
+        let done = async { traffic.note(0, sample(10, 10)) };
+        assert_eq!(tokio::join!(rested(&traffic), done).0, (Way::Busy, false), "and no longer than it waits");
     }
 
     #[tokio::test]
@@ -369,10 +363,16 @@ mod tests {
         assert_eq!(traffic.give_way(Duration::from_secs(3_600)).now_or_never(), Some(Way::Empty));
     }
 
-    #[test]
-    fn a_rest_is_bounded_and_shorter_for_who_takes_long() {
-        assert_eq!([0, 4_999, 5_000, 60_000].map(|ms| times(ms * MS)), [REST, REST, SHORT_REST, SHORT_REST]);
-        assert_eq!(rest(10 * MS, 2), 20 * MS);
-        assert_eq!(rest(Duration::from_secs(60), 1), LONGEST_REST);
+    #[tokio::test]
+    async fn where_somebody_works_it_rests_and_not_for_ever() {
+        let traffic = Traffic::default();
+        traffic.note(0, sample(7, 7));
+        let rested = async |worked| {
+            let began = Instant::now();
+            traffic.give_way(worked).await;
+            began.elapsed()
+        };
+        assert!(rested(20 * MS).await >= 20 * MS * REST);
+        assert!(tokio::time::timeout(Duration::from_secs(10), rested(Duration::from_secs(60))).await.is_ok());
     }
 }
