@@ -26,11 +26,10 @@ pub const LOOP_SETUP: &str = "SET enable_seqscan = off; SET enable_hashjoin = of
 const RELAY_SETUP: &str = "SET synchronous_commit = off; SET enable_seqscan = off;
     SET max_parallel_workers_per_gather = 0; SET tcp_keepalives_idle = 60";
 /// Has the indexes on batch take in what is new: until then a window costs a look at every row that was written since
-/// autovacuum did this last. Whoever holds a table's lock is not waited for, as it may well be doing the same.
-const TAKE_IN: &str = "SET LOCAL lock_timeout = '100ms';
-    SELECT brin_summarize_new_values(c.oid) FROM pg_class c JOIN pg_am a ON a.oid = c.relam
+/// autovacuum did this last.
+const TAKE_IN: &str = "SELECT brin_summarize_new_values(c.oid) FROM pg_class c JOIN pg_am a ON a.oid = c.relam
     WHERE a.amname = 'brin' AND c.relnamespace = current_schema()::regnamespace";
-/// How many pages are a range in the schemas' indexes. Where they are fewer, [`take_in`] does the rest.
+/// How many pages are a range in the schemas' indexes.
 const RANGE: i64 = 16;
 /// PostgreSQL, appendix A.
 const LOCK_NOT_AVAILABLE: &str = "55P03";
@@ -38,8 +37,8 @@ const LOCK_NOT_AVAILABLE: &str = "55P03";
 const TAKEN_IN: Duration = Duration::from_secs(1);
 
 /// Makes reading by batch fast, if nobody hinders it.
-pub async fn take_in(shard: &mut PgConnection) -> sqlx::Result<()> {
-    unless_hindered(sqlx::raw_sql(TAKE_IN).execute(shard).await).map(drop)
+async fn take_in(shard: &mut PgConnection) -> sqlx::Result<()> {
+    unless_hindered(shard, TAKE_IN).await.map(drop)
 }
 
 /// The indexes on batch by their oids, and of how many pages the table of each is.
@@ -54,14 +53,15 @@ pub async fn batch_indexes(shard: &mut PgConnection) -> sqlx::Result<Vec<(i64, i
 pub async fn take_in_pages(shard: &mut PgConnection, index: i64, pages: Range<i64>) -> sqlx::Result<bool> {
     let (first, last) = ((pages.start + RANGE - 1) / RANGE * RANGE, pages.end - 1);
     let ranges = format!(
-        "SET LOCAL lock_timeout = '100ms';
-        SELECT brin_summarize_range({index}::oid::regclass, page) FROM generate_series({first}, {last}, {RANGE}) AS page"
+        "SELECT brin_summarize_range({index}::oid::regclass, page) FROM generate_series({first}, {last}, {RANGE}) AS page"
     );
-    unless_hindered(sqlx::raw_sql(AssertSqlSafe(ranges)).execute(shard).await)
+    unless_hindered(shard, &ranges).await
 }
 
-fn unless_hindered<T>(done: sqlx::Result<T>) -> sqlx::Result<bool> {
-    match done {
+/// Whoever holds a table's lock is not waited for, as it may well be doing the same.
+async fn unless_hindered(shard: &mut PgConnection, statement: &str) -> sqlx::Result<bool> {
+    let statement = format!("SET LOCAL lock_timeout = '100ms'; {statement}");
+    match sqlx::raw_sql(AssertSqlSafe(statement)).execute(shard).await {
         Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some(LOCK_NOT_AVAILABLE) => {
             tracing::debug!(%error, "the indexes on batch were not brought up to date");
             Ok(false)

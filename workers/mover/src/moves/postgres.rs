@@ -13,7 +13,7 @@ use shardlane_runtime::config::{ConfigError, ServiceConfig, roles};
 use shardlane_runtime::database::within;
 use shardlane_runtime::hint::Hint;
 use shardlane_runtime::kafka;
-use shardlane_runtime::postgres::{batch_indexes, take_in, take_in_pages};
+use shardlane_runtime::postgres::{batch_indexes, take_in_pages};
 use shardlane_runtime::process::with_causes;
 use shardlane_runtime::producer::{Outgoing, Producer};
 use shardlane_runtime::service::Schema;
@@ -321,11 +321,9 @@ impl PgWorld {
         haste: Haste,
     ) -> Result<Pass, Trouble> {
         let (shapes, mut turns) = (self.shapes(target, attempt.group.to).await?, self.pace.turns(haste));
-        match haste {
-            Haste::Bounded | Haste::Polite => self.take_in(source, attempt.group.from, &mut turns).await?,
-            Haste::Hurried => take_in(source).await?,
-            // The pass before has just done it.
-            Haste::Last => {}
+        // The pass before has just done it.
+        if haste != Haste::Last {
+            self.take_in(source, attempt.group.from, &mut turns).await?;
         }
         within(sqlx::raw_sql(READ).execute(&mut *source)).await?;
         let (last, from) = last_batch(source).await?;

@@ -24,8 +24,6 @@ const REST: u32 = 2;
 /// How long it can rest beside that while somebody waits for longer than usual. What held him up, a checkpoint or a vacuum, is over
 /// by then, and what he is behind is worked off; who still waits will not be rid of it by more rest.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// For each time of work while nobody waits, the patience that comes back.
-const REGAINED: u32 = 1;
 /// And never longer than this at once.
 const LONGEST_REST: Duration = Duration::from_secs(1);
 
@@ -141,11 +139,12 @@ impl State {
         }
     }
 
-    /// After having worked for so long, it has rested for so long while somebody waited.
+    /// After having worked for so long, it has rested for so long while somebody waited. While nobody waits, as much patience comes back
+    /// as it works.
     fn rested(&mut self, now: Instant, worked: Duration, waited: Duration) {
         self.patience = self.patience.saturating_sub(waited);
         if !self.is_waited_for(now) {
-            self.patience = (self.patience + worked * REGAINED).min(PATIENCE);
+            self.patience = (self.patience + worked).min(PATIENCE);
         }
     }
 }
