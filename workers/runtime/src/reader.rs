@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError, TryRecvError};
 use std::time::{Duration, Instant};
 
@@ -34,6 +34,8 @@ pub(crate) const LINGER: Duration = Duration::from_millis(5);
 /// A batch comes this long after a large one at the earliest, unless it is full: each costs the shard a commit and Kafka a request
 /// for every slot, whatever is in it.
 const APART: Duration = Duration::from_millis(20);
+/// Or, where that one has taken most of this time, so that the processors must be full, up to this long: larger batches are less work.
+const FAR_APART: Duration = Duration::from_millis(50);
 /// A batch of so many records is large.
 const MANY: usize = 100;
 /// How often a batch that grows looks whether it is waited for. One that is waited for takes only what is there. The library
@@ -68,6 +70,7 @@ pub struct Reader<P> {
     generation: u64,
     hungry: Arc<AtomicBool>,
     most: Arc<AtomicUsize>,
+    worked: Arc<AtomicU64>,
 }
 
 impl<P: Send + Sync + 'static> Reader<P> {
@@ -87,6 +90,7 @@ impl<P: Send + Sync + 'static> Reader<P> {
         let (orders, inbox) = mpsc::channel();
         let (outbox, reads) = tokio_mpsc::channel(1);
         let (hungry, most) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(BATCH_RECORDS)));
+        let worked = Arc::new(AtomicU64::new(0));
         let thread = ReaderThread {
             service,
             keyspace,
@@ -103,6 +107,7 @@ impl<P: Send + Sync + 'static> Reader<P> {
             outbox,
             hungry: Arc::clone(&hungry),
             most: Arc::clone(&most),
+            worked: Arc::clone(&worked),
             generation: 0,
             slots: BTreeMap::new(),
             pending: VecDeque::new(),
@@ -111,7 +116,7 @@ impl<P: Send + Sync + 'static> Reader<P> {
             .name("reader".to_owned())
             .spawn(move || thread.run())
             .map_err(|error| KafkaError::ClientCreation(error.to_string()))?;
-        Ok(Self { orders, reads, again: VecDeque::new(), generation: 0, hungry, most })
+        Ok(Self { orders, reads, again: VecDeque::new(), generation: 0, hungry, most, worked })
     }
 }
 
@@ -149,6 +154,7 @@ impl<S: Service> Log<S> for Reader<S::Plan> {
     fn took(&mut self, records: usize, took: Took) {
         let allowed = self.most.load(Ordering::Relaxed);
         self.most.store(most_records(allowed, records, took), Ordering::Relaxed);
+        self.worked.store(u64::try_from(took.work.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     fn show_progress(&mut self, positions: &Positions) {
@@ -213,6 +219,8 @@ struct ReaderThread<S: Service> {
     hungry: Arc<AtomicBool>,
     /// Most records of a batch, as it is now.
     most: Arc<AtomicUsize>,
+    /// Microseconds that were worked on the last one.
+    worked: Arc<AtomicU64>,
     generation: u64,
     slots: BTreeMap<u32, Reading>,
     /// When the next batch may be closed that is not full.
@@ -418,16 +426,17 @@ impl<S: Service> ReaderThread<S> {
                 if batch.is_empty() {
                     return self.pending.pop_front();
                 }
-                self.not_before = Instant::now() + apart(batch.len());
+                let worked = Duration::from_micros(self.worked.load(Ordering::Relaxed));
+                self.not_before = Instant::now() + apart(batch.len(), worked);
                 return Some(Read::Batch(prepare(&*self.service, self.keyspace, batch)));
             }
         }
     }
 }
 
-/// How long after a batch of so many records the next one may be closed that is not full.
-fn apart(records: usize) -> Duration {
-    if records < MANY { Duration::ZERO } else { APART }
+/// How long after a batch of so many records the next one may be closed that is not full, when so long was worked on the one before.
+fn apart(records: usize, worked: Duration) -> Duration {
+    if records < MANY { Duration::ZERO } else { (worked * 3 / 2).clamp(APART, FAR_APART) }
 }
 
 /// Puts a record into the batch, unless it is the one that was applied last, or its slot's log is another: then the slot halts,
@@ -498,7 +507,9 @@ mod tests {
 
     #[test]
     fn only_batches_of_many_records_come_apart() {
-        assert_eq!([0, 1, 99, 100, 8_000].map(apart), [Duration::ZERO, Duration::ZERO, Duration::ZERO, APART, APART]);
+        let after = |records, worked| apart(records, Duration::from_millis(worked)).as_millis();
+        assert_eq!([0, 1, 99, 100, 8_000].map(|records| after(records, 10)), [0, 0, 0, 20, 20]);
+        assert_eq!([0, 13, 20, 50, 5_000].map(|worked| after(1_000, worked)), [20, 20, 30, 50, 50]);
     }
 
     #[test]

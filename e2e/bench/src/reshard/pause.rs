@@ -79,6 +79,7 @@ pub async fn measure(stage: &Stage) -> Result<Vec<Row>> {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Share {
     Half,
+    Quarter,
     Tenth,
 }
 
@@ -86,6 +87,7 @@ impl Share {
     fn of(self, most: f64) -> f64 {
         match self {
             Self::Half => most / 2.,
+            Self::Quarter => most / 4.,
             Self::Tenth => most / 10.,
         }
     }
@@ -93,7 +95,17 @@ impl Share {
     fn name(self) -> &'static str {
         match self {
             Self::Half => "half",
+            Self::Quarter => "a quarter",
             Self::Tenth => "a tenth",
+        }
+    }
+
+    /// What its runs are numbered from.
+    fn from(self) -> usize {
+        match self {
+            Self::Half => 0,
+            Self::Quarter => 500,
+            Self::Tenth => 1_000,
         }
     }
 }
@@ -121,7 +133,7 @@ async fn of_kind(stage: &Stage, kind: Kind, title: &str) -> Result<Vec<Row>> {
     let database = (kind == Kind::Wallet).then_some(&*bank);
     let most = most::measure(stage, kind, database).await?;
     let mut rows = Vec::new();
-    for share in [Share::Half, Share::Tenth] {
+    for share in [Share::Half, Share::Quarter, Share::Tenth] {
         let others = kind == Kind::Signup && stage.options.wants(Measure::ReshardOthers);
         let pause = share == Share::Half && stage.options.wants(Measure::ReshardPause);
         if !others && !pause {
@@ -149,7 +161,7 @@ async fn runs(
 ) -> Result<(Vec<Run>, Vec<Run>)> {
     let (mut all, mut calm, runs) = (Vec::new(), Vec::new(), stage.options.runs());
     for number in 1..=runs {
-        let at = number + if share == Share::Half { 0 } else { 1_000 };
+        let at = share.from() + number;
         let tell = |work: Work, run: &Run| {
             stage.progress.done(&format!(
                 "{} under {} of the most {title} {number}/{runs}: a slot stood still for {:.0} ms at most ({:.0} ms before), {} rows in {:.1} s{}",

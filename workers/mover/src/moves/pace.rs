@@ -70,7 +70,7 @@ impl Pace {
             Way::Empty => rows * 2,
             Way::Clear if worked <= SHORT => rows * 2,
             Way::Clear if worked <= SHORT * 2 => rows,
-            Way::Clear | Way::Busy => rows / 2,
+            Way::Clear | Way::Busy | Way::HeldUp => rows / 2,
         };
         self.rows.store(rows.clamp(*ROWS.start(), *ROWS.end()), Ordering::Relaxed);
     }
@@ -114,7 +114,8 @@ impl Density {
 pub enum Haste {
     /// Only so many rows go in a second, and it gives way.
     Bounded,
-    /// It rests, but only for half of its work: of what was written meanwhile there is more with each second.
+    /// It rests, but only for half of its work, and gives way only to who was held up: of what was written meanwhile there is more
+    /// with each second.
     Polite,
     /// Nothing: one piece after another.
     Hurried,
@@ -199,7 +200,7 @@ impl Turns<'_> {
             let worked = std::mem::take(&mut self.worked).saturating_sub(underway).max(SHORT / 5);
             let way = match self.haste {
                 Haste::Bounded => self.pace.traffic.give_way(worked).await,
-                _ => self.pace.traffic.rest(worked / 2).await,
+                _ => self.pace.traffic.give_some_way(worked).await,
             };
             self.pace.took(worked, way);
             self.done = 0;

@@ -19,6 +19,8 @@ const LEARN: Duration = Duration::from_millis(500);
 const SHORT: Duration = Duration::from_millis(30);
 /// For how long nothing comes where nobody is.
 const EMPTY: Duration = Duration::from_millis(500);
+/// Who waits for longer than this, and than usual, has been held up.
+const LONG: Duration = Duration::from_millis(200);
 /// For each time of work, the rest where somebody works: what a piece of work holds up can be made up for.
 const REST: u32 = 2;
 /// How long it can rest beside that while somebody waits for longer than usual. What held him up, a checkpoint or a vacuum, is over
@@ -124,12 +126,21 @@ impl State {
     fn is_waited_for(&self, now: Instant) -> bool {
         let known = self.began.is_some_and(|began| now - began >= LEARN);
         let most = if known { SHORT.max(self.usual) } else { Duration::ZERO };
-        self.began.is_none() || self.shards.values().any(|seen| seen.wait > most)
+        self.began.is_none() || self.wait() > most
+    }
+
+    /// How long somebody waits.
+    fn wait(&self) -> Duration {
+        self.shards.values().map(|seen| seen.wait).max().unwrap_or_default()
     }
 
     fn way(&self, now: Instant) -> Way {
         if self.is_waited_for(now) {
-            return if self.patience.is_zero() { Way::Clear } else { Way::Busy };
+            return match (self.patience, self.wait() > LONG.max(self.usual)) {
+                (Duration::ZERO, _) => Way::Clear,
+                (_, true) => Way::HeldUp,
+                (_, false) => Way::Busy,
+            };
         }
         let (began, mut seen) = (self.began.unwrap_or(now), self.shards.values());
         if now - began >= EMPTY && seen.all(|seen| now - seen.came.unwrap_or(began) >= EMPTY) {
@@ -157,8 +168,10 @@ pub struct Traffic {
 }
 
 /// Whether somebody is to be given way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Way {
+    /// Something has waited for so long that somebody was held up.
+    HeldUp,
     /// Something waits for longer than it did.
     Busy,
     /// Nothing does, or something has for so long that this is how it is.
@@ -205,22 +218,26 @@ impl Traffic {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Rests for this long, if somebody works there. Gives how the way was before.
-    pub async fn rest(&self, long: Duration) -> Way {
-        let way = *self.way.borrow();
-        if way != Way::Empty {
-            sleep(long.min(LONGEST_REST)).await;
-        }
-        way
-    }
-
     /// After having worked for so long, rests; if somebody waits for longer than usual, until he does not, as long as there is patience.
     /// Gives how the way was before.
     pub async fn give_way(&self, worked: Duration) -> Way {
-        let found = self.rest(worked * REST).await;
+        self.rest(worked, worked * REST, Way::Busy).await
+    }
+
+    /// The same for work of which there is more with each second: rests for less, and waits only for who was held up.
+    pub async fn give_some_way(&self, worked: Duration) -> Way {
+        self.rest(worked, worked / 2, Way::HeldUp).await
+    }
+
+    /// After having worked for so long, rests for so long, if somebody works there, and until the way is better than this.
+    async fn rest(&self, worked: Duration, long: Duration, than: Way) -> Way {
+        let found = *self.way.borrow();
+        if found != Way::Empty {
+            sleep(long.min(LONGEST_REST)).await;
+        }
         let (began, patience) = (Instant::now(), self.state().patience);
         // That it takes too long is no error, and whom it waits for outlives it.
-        let _ = timeout(patience.min(LONGEST_REST), self.way.subscribe().wait_for(|way| *way != Way::Busy)).await;
+        let _ = timeout(patience.min(LONGEST_REST), self.way.subscribe().wait_for(|way| *way > than)).await;
         self.change(|state, now| state.rested(now, worked, now - began));
         found
     }
@@ -271,7 +288,7 @@ mod tests {
         // It writes four times a second.
         let mut tick = |at: u32, stand| {
             state.note(began + at * MS, 0, sample(i64::from(at), stand));
-            state.way(began + at * MS) != Way::Busy
+            state.way(began + at * MS) > Way::Busy
         };
         assert!(tick(0, 0), "nothing waits");
         assert!(!tick(50, 0));
@@ -312,7 +329,7 @@ mod tests {
         let mut tick = |at: u32, relayed| {
             let sample = Sample { batch: i64::from(at), relayed, ..sample(0, 0) };
             state.note(began + at * MS, 0, sample);
-            state.way(began + at * MS) != Way::Busy
+            state.way(began + at * MS) > Way::Busy
         };
         for at in (0..1_200).step_by(20) {
             tick(at, i64::from(at));
@@ -347,10 +364,27 @@ mod tests {
         traffic.leave(&[0]);
         assert_eq!(rested(&traffic).await, (Way::Empty, false), "nobody looks at it");
         traffic.note(0, sample(9, 7));
-        assert_eq!(rested(&traffic).await, (Way::Busy, true), "what waited then still waits");
+        assert_eq!(rested(&traffic).await, (Way::HeldUp, true), "what waited then still waits");
         traffic.note(0, sample(10, 7));
         let done = async { traffic.note(0, sample(10, 10)) };
-        assert_eq!(tokio::join!(rested(&traffic), done).0, (Way::Busy, false), "and no longer than it waits");
+        assert_eq!(tokio::join!(rested(&traffic), done).0, (Way::HeldUp, false), "and no longer than it waits");
+    }
+
+    #[tokio::test]
+    async fn who_was_held_up_is_given_way_even_by_work_that_grows() {
+        let (traffic, worked) = (Traffic::default(), 20 * MS);
+        traffic.note(0, sample(7, 7));
+        traffic.learn().await;
+        let rested = async || {
+            let began = Instant::now();
+            (traffic.give_some_way(worked).await, began.elapsed() >= LONGEST_REST)
+        };
+        for (at, waits, expected) in [(7, SHORT, (Way::Busy, false)), (8, LONG, (Way::HeldUp, true))] {
+            traffic.note(0, sample(at, at));
+            sleep(waits + MS).await;
+            traffic.note(0, sample(at + 1, at));
+            assert_eq!(rested().await, expected);
+        }
     }
 
     #[tokio::test]
