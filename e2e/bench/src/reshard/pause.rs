@@ -1,4 +1,4 @@
-//! Half of the slots of a service move to a second shard while half of the most that it can do is asked of it, or a tenth.
+//! Half of the slots of a service move to a second shard while half of the most that it can do is asked of it, a quarter or a tenth.
 
 use std::time::Duration;
 

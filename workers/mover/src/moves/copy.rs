@@ -1,7 +1,7 @@
 //! Rows on their way from one shard to another, in Postgres' own binary form.
 
 use std::ops::Range;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::{Stream, TryStreamExt as _};
 use shardlane_runtime::process::with_causes;
@@ -327,14 +327,14 @@ impl Load {
         Ok(false)
     }
 
-    /// Has the target take them. Gives what they come to.
+    /// Has the target take them. Gives what they come to, and how long their end took.
     ///
     /// A copy sends its last rows and its end as two messages, and on a connection that collects small ones (Nagle's algorithm, which
     /// the client library leaves on) the second waits 40 milliseconds for the first to be acknowledged.
-    pub async fn unload(&mut self, target: &mut PgConnection, into: &str) -> sqlx::Result<Sum> {
+    pub async fn unload(&mut self, target: &mut PgConnection, into: &str) -> sqlx::Result<(Sum, Duration)> {
         let sent = std::mem::take(&mut self.waiting);
         if sent.rows == 0 {
-            return Ok(sent);
+            return Ok((sent, Duration::ZERO));
         }
         let mut bytes = std::mem::take(&mut self.bytes);
         bytes.extend_from_slice(&END);
@@ -343,8 +343,9 @@ impl Load {
             taker.abort(with_causes(&error)).await?;
             return Err(error);
         }
+        let ends = Instant::now();
         patient(taker.finish()).await?;
-        Ok(sent)
+        Ok((sent, ends.elapsed()))
     }
 
     /// Adds what a statement gives, and unloads it whenever it is a piece of work; `copied` hears of what was.
@@ -357,9 +358,9 @@ impl Load {
     ) -> sqlx::Result<()> {
         let mut rows = Pieces::of(source.copy_out_raw(out).await?);
         while self.fill(&mut rows, turns).await? {
-            let sent = self.unload(target, into).await?;
+            let (sent, end) = self.unload(target, into).await?;
             copied(sent.rows);
-            turns.sent(sent.rows).await;
+            turns.sent(sent.rows, end).await;
         }
         Ok(())
     }

@@ -20,15 +20,18 @@ const MOST_PAGES: u64 = 1_000;
 /// How many rows are found in a page, before any was looked through.
 const MANY: u64 = 100;
 /// How long a piece is that nobody feels.
-const SHORT: Duration = Duration::from_millis(10);
-/// So much of a piece in which rows were sent may be no work: its end waits in the network (see [`super::copy::Load::unload`]).
-const UNDERWAY: Duration = Duration::from_millis(40);
+const SHORT: Duration = Duration::from_millis(20);
+/// How long the end of a copy takes that has waited in the network (see [`super::copy::Load::unload`]), however much of that was work.
+const UNDERWAY: RangeInclusive<Duration> = Duration::from_millis(38)..=Duration::from_millis(50);
+/// And what it is taken for.
+const UNSEEN: Duration = Duration::from_millis(10);
 
 /// Bounds rows per second, over everybody who takes turns, and has them give way.
 #[derive(Debug)]
 pub struct Pace {
     rows_per_second: Option<u32>,
     free_at: Mutex<Option<Instant>>,
+    /// Rows that are a piece, where each piece takes turns of its own.
     rows: AtomicU64,
     /// Whom they give way to.
     pub traffic: Traffic,
@@ -47,32 +50,26 @@ impl Pace {
 
     /// The turns of somebody who begins to work.
     pub fn turns(&self, haste: Haste) -> Turns<'_> {
+        self.turns_of(haste, *ROWS.start(), false)
+    }
+
+    /// The turns of somebody who goes on with work that all who call this do together.
+    pub fn turns_again(&self, haste: Haste) -> Turns<'_> {
+        self.turns_of(haste, self.rows.load(Ordering::Relaxed), true)
+    }
+
+    fn turns_of(&self, haste: Haste, rows: u64, again: bool) -> Turns<'_> {
         Turns {
             pace: self,
             haste,
+            rows,
+            again,
             began: Instant::now(),
             worked: Duration::ZERO,
             underway: Duration::ZERO,
             done: 0,
             density: Density::default(),
         }
-    }
-
-    /// How many pages are a piece just now.
-    pub fn pages(&self, density: Density) -> i64 {
-        density.pages(self.rows.load(Ordering::Relaxed))
-    }
-
-    /// A piece took so long, and this is how the way was afterwards.
-    fn took(&self, worked: Duration, way: Way) {
-        let rows = self.rows.load(Ordering::Relaxed);
-        let rows = match way {
-            Way::Empty => rows * 2,
-            Way::Clear if worked <= SHORT => rows * 2,
-            Way::Clear if worked <= SHORT * 2 => rows,
-            Way::Clear | Way::Busy | Way::HeldUp => rows / 2,
-        };
-        self.rows.store(rows.clamp(*ROWS.start(), *ROWS.end()), Ordering::Relaxed);
     }
 
     async fn take(&self, rows: u64) {
@@ -104,7 +101,7 @@ impl Density {
     }
 
     /// How many pages are as much work as these rows. The next ones may be full where the last ones were not.
-    fn pages(self, rows: u64) -> i64 {
+    pub fn pages(self, rows: u64) -> i64 {
         (rows / (PAGE + self.0)).clamp(1, MOST_PAGES).cast_signed()
     }
 }
@@ -128,6 +125,10 @@ pub enum Haste {
 pub struct Turns<'a> {
     pace: &'a Pace,
     haste: Haste,
+    /// Rows that are a piece. What one kind of work takes says nothing about another.
+    rows: u64,
+    /// Whether others go on with it.
+    again: bool,
     /// When it was gone on with last.
     began: Instant,
     /// How long the present piece has taken, without waits.
@@ -142,7 +143,7 @@ pub struct Turns<'a> {
 impl Turns<'_> {
     /// How many rows are a piece.
     pub fn rows(&self) -> u64 {
-        if self.is_hurried() { HURRIED } else { self.pace.rows.load(Ordering::Relaxed) }
+        if self.is_hurried() { HURRIED } else { self.rows }
     }
 
     fn is_hurried(&self) -> bool {
@@ -154,9 +155,23 @@ impl Turns<'_> {
         self.density.pages(self.rows())
     }
 
-    /// Looks through another table from here on, or something that is like this.
+    /// Begins with another kind of work, or with another table, in which so many rows are thought to be found.
     pub fn begin(&mut self, density: Density) {
-        self.density = density;
+        (self.rows, self.density) = (*ROWS.start(), density);
+    }
+
+    /// A piece took so long, and this is how the way was afterwards.
+    fn took(&mut self, worked: Duration, way: Way) {
+        let rows = match way {
+            Way::Empty => self.rows * 2,
+            Way::Clear if worked <= SHORT => self.rows * 2,
+            Way::Clear if worked <= SHORT * 2 => self.rows,
+            Way::Clear | Way::Busy | Way::HeldUp => self.rows / 2,
+        };
+        self.rows = rows.clamp(*ROWS.start(), *ROWS.end());
+        if self.again {
+            self.pace.rows.store(self.rows, Ordering::Relaxed);
+        }
     }
 
     /// Whether so many rows are a piece: a tenth of a second's.
@@ -170,15 +185,21 @@ impl Turns<'_> {
         self.next(self.rows(), 0, Duration::ZERO).await;
     }
 
-    /// Pages were looked through, and so many rows found in them.
+    /// Pages were looked through, and so many rows found in them and worked on.
     pub async fn looked(&mut self, pages: i64, rows: u64) {
         self.density = Density::of(pages, rows);
         self.next(pages.unsigned_abs() * PAGE + rows, 0, Duration::ZERO).await;
     }
 
-    /// Rows were copied.
-    pub async fn sent(&mut self, rows: u64) {
-        self.next(rows, rows, UNDERWAY).await;
+    /// The same, where what is found is [sent](Self::sent) by itself: it is no work a second time.
+    pub async fn looked_only(&mut self, pages: i64, rows: u64) {
+        self.density = Density::of(pages, rows);
+        self.next(pages.unsigned_abs() * PAGE, 0, Duration::ZERO).await;
+    }
+
+    /// Rows were copied, whose end took so long.
+    pub async fn sent(&mut self, rows: u64, end: Duration) {
+        self.next(rows, rows, waited(end)).await;
     }
 
     /// Rows were merged.
@@ -197,35 +218,46 @@ impl Turns<'_> {
         self.underway += underway;
         if !self.is_hurried() && self.done >= self.rows() {
             let underway = std::mem::take(&mut self.underway);
-            let worked = std::mem::take(&mut self.worked).saturating_sub(underway).max(SHORT / 5);
+            let worked = std::mem::take(&mut self.worked).saturating_sub(underway).max(SHORT / 10);
             let way = match self.haste {
                 Haste::Bounded => self.pace.traffic.give_way(worked).await,
                 _ => self.pace.traffic.give_some_way(worked).await,
             };
-            self.pace.took(worked, way);
+            self.took(worked, way);
             self.done = 0;
         }
         self.began = Instant::now();
     }
 }
 
+/// For how much of the time that the end of a copy took it has only waited in the network.
+fn waited(end: Duration) -> Duration {
+    if UNDERWAY.contains(&end) { end - UNSEEN } else { Duration::ZERO }
+}
+
 #[cfg(test)]
 mod tests {
+    use super::super::traffic::Sample;
     use super::*;
 
     #[test]
     fn pieces_grow_while_nobody_feels_them() {
-        let (pace, took) = (Pace::of(None), |pace: &Pace, worked, way| {
-            pace.took(worked, way);
-            pace.rows.load(Ordering::Relaxed)
-        });
-        assert_eq!(took(&pace, SHORT, Way::Busy), 1_000, "there are no smaller ones");
-        assert_eq!([SHORT, SHORT * 2, SHORT * 3].map(|worked| took(&pace, worked, Way::Clear)), [2_000, 2_000, 1_000]);
+        let pace = Pace::of(None);
+        let mut turns = pace.turns_again(Haste::Bounded);
+        let mut took = |worked, way| {
+            turns.took(worked, way);
+            turns.rows()
+        };
+        assert_eq!(took(SHORT, Way::Busy), 1_000, "there are no smaller ones");
+        assert_eq!([SHORT, SHORT * 2, SHORT * 3].map(|worked| took(worked, Way::Clear)), [2_000, 2_000, 1_000]);
+        assert_eq!([(); 6].map(|()| took(SHORT * 100, Way::Empty)), [2_000, 4_000, 8_000, 16_000, 32_000, 50_000]);
+        assert_eq!(took(Duration::ZERO, Way::Busy), 25_000);
         assert_eq!(
-            [(); 6].map(|()| took(&pace, SHORT * 100, Way::Empty)),
-            [2_000, 4_000, 8_000, 16_000, 32_000, 50_000]
+            [pace.turns_again(Haste::Bounded), pace.turns(Haste::Bounded)].map(|turns| turns.rows()),
+            [25_000, 1_000]
         );
-        assert_eq!(took(&pace, Duration::ZERO, Way::Busy), 25_000);
+        turns.begin(Density::default());
+        assert_eq!(turns.rows(), 1_000, "other work may take longer");
     }
 
     #[test]
@@ -236,7 +268,7 @@ mod tests {
         turns.begin(Density::of(9, 0));
         assert_eq!(turns.pages(), 200);
         turns.begin(Density::of(200, 3_000));
-        assert_eq!((turns.pages(), pace.pages(Density(15)), Density(0).pages(50_000)), (50, 50, 1_000));
+        assert_eq!((turns.pages(), Density(0).pages(50_000)), (50, 1_000));
         turns.begin(Density::of(1, 1_000_000));
         assert_eq!(turns.pages(), 1);
         turns.begin(Density::default());
@@ -244,11 +276,32 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_is_found_and_sent_is_work_only_once() {
+        let (pace, nothing) = (Pace::of(None), Sample { slots: [1].into(), ends: 0, stand: 0, batch: 0, relayed: 0 });
+        pace.traffic.note(0, nothing.clone());
+        pace.traffic.learn().await;
+        pace.traffic.note(0, nothing);
+        let mut turns = pace.turns(Haste::Bounded);
+        turns.sent(1_000, Duration::ZERO).await;
+        assert_eq!(turns.rows(), 2_000, "that was a piece, and nobody was there");
+        turns.looked_only(20, 2_000).await;
+        assert_eq!(turns.rows(), 2_000, "their pages were hardly any work");
+        turns.looked(20, 2_000).await;
+        assert_eq!(turns.rows(), 4_000);
+    }
+
+    #[test]
+    fn a_copy_whose_end_took_longer_than_the_network_holds_it_up_has_worked() {
+        let waited = |end| super::waited(Duration::from_millis(end)).as_millis();
+        assert_eq!([5, 37, 40, 45, 60, 200].map(waited), [0, 0, 30, 35, 0, 0]);
+    }
+
+    #[tokio::test]
     async fn waiting_for_ones_turn_is_no_work() {
         let (pace, began) = (Pace::of(Some(1_000)), Instant::now());
         let mut turns = pace.turns(Haste::Bounded);
         for _ in 0..3 {
-            turns.sent(100).await;
+            turns.sent(100, Duration::ZERO).await;
         }
         assert!(turns.worked * 2 < began.elapsed(), "{:?} of {:?}", turns.worked, began.elapsed());
     }

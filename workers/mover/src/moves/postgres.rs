@@ -245,17 +245,18 @@ impl PgWorld {
         }
     }
 
-    /// Deletes some rows of the slots of some attempts. Gives how far it has come; `None`: nothing is left.
+    /// Deletes some rows of the slots of some attempts, about as many as a piece has. Gives how far it has come; `None`: nothing is left.
     async fn delete_some(
         &self,
         shard: &mut PgConnection,
         attempts: &[Attempt],
         partition: u32,
+        piece: u64,
     ) -> Result<Option<Cursor>, Trouble> {
         let cursor = self.cursor(attempts, partition);
         let shapes = self.shapes(shard, partition).await?;
         let Some(table) = shapes.get(cursor.table) else { return Ok(None) };
-        let some = self.pace.pages(cursor.density);
+        let some = cursor.density.pages(piece);
         let end = cursor.page + some;
         let rows = delete(shard, table, &Pages::of(&slots_of(attempts), cursor.page..end)).await?;
         // The table is locked by now: it stays the file that it is.
@@ -329,6 +330,7 @@ impl PgWorld {
         let (last, from) = last_batch(source).await?;
         let mut target = Brief::begin(target, attempt).await?;
         let (mut rows, mut differs, mut by_batch) = (0, None, None);
+        turns.begin(Density::default());
         for table in &*shapes {
             // Without an index, all of the table is read once; with one, only what is new.
             if by_batch.replace(table.by_batch) != Some(table.by_batch) {
@@ -362,13 +364,13 @@ async fn copy_table(
         let (piece, before) = (page..page + turns.pages(), load.all.rows);
         let (out, looked) = (table.copy_out(slots, &piece, batch), piece.end.min(pages) - page);
         load.copy((&mut *source, &out), (target.shard(), &into), turns, copied).await?;
-        turns.looked(looked, load.all.rows - before).await;
+        turns.looked_only(looked, load.all.rows - before).await;
         target.go_on().await?;
         page = piece.end;
     }
-    let rest = load.unload(target.shard(), &into).await?.rows;
-    copied(rest);
-    turns.sent(rest).await;
+    let (rest, end) = load.unload(target.shard(), &into).await?;
+    copied(rest.rows);
+    turns.sent(rest.rows, end).await;
     match place(source, table).await?.file == place_before.file {
         true => Ok(load.all),
         false => Err(Trouble::Rewritten(table.name.clone())),
@@ -405,10 +407,10 @@ impl World for PgWorld {
     }
 
     async fn purge(&self, attempt: &Attempt) -> Result<bool, StepError> {
-        let (to, attempts) = (attempt.group.to, from_ref(attempt));
+        let (to, attempts, piece) = (attempt.group.to, from_ref(attempt), self.pace.turns_again(Haste::Bounded).rows());
         let deletes = async |shard: &mut PgConnection| {
             lock(shard, attempt, &[State::Incoming]).await?;
-            self.delete_some(shard, attempts, to).await
+            self.delete_some(shard, attempts, to, piece).await
         };
         let cursor = self.transaction(to, deletes).await?;
         self.advance(attempts, to, cursor);
@@ -522,15 +524,16 @@ impl World for PgWorld {
 
     async fn clean(&self, attempts: &[Attempt]) -> Result<bool, StepError> {
         let Some(from) = attempts.first().map(|attempt| attempt.group.from) else { return Ok(false) };
+        let mut turns = self.pace.turns_again(Haste::Bounded);
+        let piece = turns.rows();
         let deletes = async |shard: &mut PgConnection| {
             lock_all(shard, attempts, &[State::Moved]).await?;
-            let cursor = self.delete_some(shard, attempts, from).await?;
+            let cursor = self.delete_some(shard, attempts, from, piece).await?;
             if cursor.is_none() {
                 forget(shard, &slots_of(attempts)).await?;
             }
             Ok(cursor)
         };
-        let mut turns = self.pace.turns(Haste::Bounded);
         let cleans = async {
             let cursor = self.transaction(from, deletes).await?;
             self.advance(attempts, from, cursor);
