@@ -21,8 +21,6 @@ const SHORT: Duration = Duration::from_millis(30);
 const EMPTY: Duration = Duration::from_millis(500);
 /// Who waits for longer than this, and than usual, has been held up.
 const LONG: Duration = Duration::from_millis(200);
-/// For each time of work, the rest where somebody works: what a piece of work holds up can be made up for.
-const REST: u32 = 2;
 /// How long it can rest beside that while somebody waits for longer than usual. What held him up, a checkpoint or a vacuum, is over
 /// by then, and what he is behind is worked off; who still waits will not be rid of it by more rest.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -218,10 +216,10 @@ impl Traffic {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// After having worked for so long, rests; if somebody waits for longer than usual, until he does not, as long as there is patience.
-    /// Gives how the way was before.
+    /// After having worked for so long, rests for as long, so that what was held up can be made up for; if somebody waits for longer than
+    /// usual, until he does not, as long as there is patience. Gives how the way was before.
     pub async fn give_way(&self, worked: Duration) -> Way {
-        self.rest(worked, worked * REST, Way::Busy).await
+        self.rest(worked, worked, Way::Busy).await
     }
 
     /// The same for work of which there is more with each second: rests for less, and waits only for who was held up.
@@ -416,7 +414,7 @@ mod tests {
             traffic.give_way(worked).await;
             began.elapsed()
         };
-        assert!(rested(20 * MS).await >= 20 * MS * REST);
+        assert!(rested(20 * MS).await >= 20 * MS);
         assert!(tokio::time::timeout(Duration::from_secs(10), rested(Duration::from_secs(60))).await.is_ok());
     }
 }
