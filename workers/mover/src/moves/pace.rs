@@ -268,7 +268,8 @@ mod tests {
         turns.begin(Density::of(9, 0));
         assert_eq!(turns.pages(), 200);
         turns.begin(Density::of(200, 3_000));
-        assert_eq!((turns.pages(), Density(0).pages(50_000)), (50, 1_000));
+        let pages = (turns.pages(), Density(15).pages(turns.rows()), Density(0).pages(50_000));
+        assert_eq!(pages, (50, 50, 1_000));
         turns.begin(Density::of(1, 1_000_000));
         assert_eq!(turns.pages(), 1);
         turns.begin(Density::default());
