@@ -34,7 +34,8 @@ pub(crate) const LINGER: Duration = Duration::from_millis(5);
 /// A batch comes this long after a large one at the earliest, unless it is full: each costs the shard a commit and Kafka a request
 /// for every slot, whatever is in it.
 const APART: Duration = Duration::from_millis(20);
-/// Or, where that one has taken most of this time, so that the processors must be full, up to this long: larger batches are less work.
+/// Or, where the last one that was written has taken most of this time, up to this long: fewer, larger batches are less work for a
+/// machine that is busy, and for a shard that is slow it is all the same.
 const FAR_APART: Duration = Duration::from_millis(50);
 /// A batch of so many records is large.
 const MANY: usize = 100;

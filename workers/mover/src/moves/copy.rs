@@ -189,10 +189,10 @@ pub async fn bring_delta(
         };
         let is_piece = rows.sum.rows >= turns.rows() || rows.size() >= LARGE || turns.is_enough(rows.sum.rows);
         if is_piece || (!more && rows.sum.rows > 0) {
-            let sent = rows.sum.rows;
+            let (sent, bytes) = (rows.sum.rows, rows.size());
             brought.differs = brought.differs.or(merge(target.shard(), table, &mut rows).await?);
             brought.rows += sent;
-            turns.merged(sent).await;
+            turns.merged(sent, bytes).await;
             target.go_on().await?;
         }
     }
@@ -298,9 +298,21 @@ fn strange() -> sqlx::Error {
 #[derive(Default)]
 pub struct Load {
     bytes: Vec<u8>,
-    waiting: Sum,
+    /// Rows that are in them.
+    waiting: u64,
     /// All that were ever added.
     pub all: Sum,
+}
+
+/// What a target has taken.
+#[derive(Debug, Default)]
+pub struct Unloaded {
+    /// How many rows.
+    pub rows: u64,
+    /// Of how many bytes.
+    pub bytes: usize,
+    /// How long the end of it took.
+    pub end: Duration,
 }
 
 impl Load {
@@ -316,25 +328,24 @@ impl Load {
             }
             self.bytes.extend_from_slice(&fields.to_be_bytes());
             self.bytes.extend_from_slice(values);
-            self.waiting.add(digest);
+            self.waiting += 1;
             self.all.add(digest);
             // After a piece after which it has to wait for long, both sides would think that nobody is there any more.
-            let rows = self.waiting.rows;
-            if rows >= turns.rows() || self.bytes.len() >= LARGE || turns.is_enough(rows) {
+            if self.waiting >= turns.rows() || self.bytes.len() >= LARGE || turns.is_enough(self.waiting) {
                 return Ok(true);
             }
         }
         Ok(false)
     }
 
-    /// Has the target take them. Gives what they come to, and how long their end took.
+    /// Has the target take them.
     ///
     /// A copy sends its last rows and its end as two messages, and on a connection that collects small ones (Nagle's algorithm, which
     /// the client library leaves on) the second waits 40 milliseconds for the first to be acknowledged.
-    pub async fn unload(&mut self, target: &mut PgConnection, into: &str) -> sqlx::Result<(Sum, Duration)> {
-        let sent = std::mem::take(&mut self.waiting);
-        if sent.rows == 0 {
-            return Ok((sent, Duration::ZERO));
+    pub async fn unload(&mut self, target: &mut PgConnection, into: &str) -> sqlx::Result<Unloaded> {
+        let rows = std::mem::take(&mut self.waiting);
+        if rows == 0 {
+            return Ok(Unloaded::default());
         }
         let mut bytes = std::mem::take(&mut self.bytes);
         bytes.extend_from_slice(&END);
@@ -345,7 +356,7 @@ impl Load {
         }
         let ends = Instant::now();
         patient(taker.finish()).await?;
-        Ok((sent, ends.elapsed()))
+        Ok(Unloaded { rows, bytes: bytes.len(), end: ends.elapsed() })
     }
 
     /// Adds what a statement gives, and unloads it whenever it is a piece of work; `copied` hears of what was.
@@ -358,9 +369,9 @@ impl Load {
     ) -> sqlx::Result<()> {
         let mut rows = Pieces::of(source.copy_out_raw(out).await?);
         while self.fill(&mut rows, turns).await? {
-            let (sent, end) = self.unload(target, into).await?;
-            copied(sent.rows);
-            turns.sent(sent.rows, end).await;
+            let Unloaded { rows, bytes, end } = self.unload(target, into).await?;
+            copied(rows);
+            turns.sent(rows, bytes, end).await;
         }
         Ok(())
     }

@@ -25,7 +25,7 @@ const PASSES: u32 = 8;
 /// How often it looks how far the source's relay is, before the fence and under it.
 const LOOK: Duration = Duration::from_millis(100);
 const GLANCE: Duration = Duration::from_millis(5);
-/// Batches that a relay may be behind when the fence is set. Large ones come some twenty milliseconds apart.
+/// Batches that a relay may be behind when the fence is set. Large ones come twenty to fifty milliseconds apart.
 const NEAR: i64 = 8;
 
 /// Why a group did not move.
@@ -71,6 +71,39 @@ impl GroupError {
             Self::TooLong(_) => "fence-too-long",
             Self::Stopped => "stopped",
         }
+    }
+}
+
+/// How passes come near to what is written while they go on.
+#[derive(Debug)]
+struct Approach {
+    haste: Haste,
+    passes: u32,
+    /// How long the one before took, if it did nothing but work.
+    longer: Option<Duration>,
+}
+
+impl Default for Approach {
+    fn default() -> Self {
+        Self { haste: Haste::Polite, passes: 0, longer: None }
+    }
+}
+
+impl Approach {
+    /// Whether a pass that took so long and brought so many rows, after one that brought so many, is the last before the fence. What
+    /// comes while a pass goes on is what the next one has to bring.
+    fn is_near(&mut self, before: u64, rows: u64, took: Duration) -> bool {
+        self.passes += 1;
+        let as_short = rows <= FEW && self.longer.is_some_and(|longer| took > longer * 3 / 4);
+        if took <= SHORT || as_short || self.passes >= PASSES {
+            return true;
+        }
+        self.longer = (self.haste == Haste::Hurried).then_some(took);
+        // It would never end by giving way to what it runs after.
+        if rows >= before || rows <= FEW || self.passes + 1 == PASSES {
+            self.haste = Haste::Hurried;
+        }
+        false
     }
 }
 
@@ -144,21 +177,14 @@ impl<W: World, C: Clock> Mover<'_, W, C> {
             return Err(differs(attempt, what));
         }
         tracing::debug!(attempt = attempt.id, "compared");
-        let mut last = self.pass(attempt, &copied.pass, Haste::Polite).await?;
-        let (mut haste, mut longer) = (Haste::Polite, None::<Duration>);
-        for _ in 0..PASSES {
+        let mut approach = Approach::default();
+        let mut last = self.pass(attempt, &copied.pass, approach.haste).await?;
+        loop {
             let (began, before) = (self.clock.now(), last.rows);
-            last = self.pass(attempt, &last, haste).await?;
-            let took = self.clock.now().duration_since(began);
-            // What comes while a pass goes on is what the next one has to bring.
-            if took <= SHORT || (last.rows <= FEW && longer.is_some_and(|longer| took > longer * 3 / 4)) {
+            last = self.pass(attempt, &last, approach.haste).await?;
+            if approach.is_near(before, last.rows, self.clock.now().duration_since(began)) {
                 break;
             }
-            if last.rows >= before {
-                // It would never end by giving way to what it runs after.
-                haste = Haste::Hurried;
-            }
-            longer = Some(took);
         }
         loop {
             self.look_for_stop()?;
@@ -322,4 +348,36 @@ impl<W: World, C: Clock> Mover<'_, W, C> {
 fn differs(attempt: &Attempt, what: String) -> GroupError {
     let group = &attempt.group;
     GroupError::Differs { from: group.from, to: group.to, slots: ranges(&group.slots), what }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// After which of these passes, each of so many rows and milliseconds, the fence comes, and how hasty it was.
+    fn near(passes: &[(u64, u64)]) -> Option<(usize, Haste)> {
+        let (mut approach, mut before) = (Approach::default(), 1_000_000);
+        passes.iter().enumerate().find_map(|(number, &(rows, ms))| {
+            let haste = approach.haste;
+            approach
+                .is_near(std::mem::replace(&mut before, rows), rows, Duration::from_millis(ms))
+                .then_some((number, haste))
+        })
+    }
+
+    #[test]
+    fn passes_go_on_until_one_is_short() {
+        assert_eq!(near(&[(50, 20)]), Some((0, Haste::Polite)));
+        assert_eq!(near(&[(70_000, 3_000), (20_000, 800), (5_000, 200), (1_500, 40)]), Some((3, Haste::Polite)));
+        assert_eq!(near(&[(70_000, 3_000), (80_000, 2_000), (30_000, 400), (4_000, 90)]), Some((3, Haste::Hurried)));
+        let no_shorter = [(70_000, 3_000), (1_900, 300), (1_800, 290), (1_850, 280)];
+        assert_eq!(near(&no_shorter), Some((3, Haste::Hurried)));
+        assert_eq!(near(&[(90_000, 5_000); 20]), Some((7, Haste::Hurried)), "never shorter");
+    }
+
+    #[test]
+    fn a_pass_that_was_long_because_it_gave_way_is_not_the_last() {
+        assert_eq!(near(&[(1_900, 900), (1_500, 1_200)]), None);
+        assert_eq!(near(&[(9_000, 900), (1_500, 1_200), (15_000, 300), (3_000, 60)]), Some((3, Haste::Hurried)));
+    }
 }

@@ -13,6 +13,8 @@ use super::traffic::{Traffic, Way};
 const ROWS: RangeInclusive<u64> = 1_000..=50_000;
 /// And where nothing slows it down.
 const HURRIED: u64 = 10_000;
+/// So many bytes are as much work as a row, where rows are large.
+const ROW: usize = 4 * 1024;
 /// A page that is looked through is as much work as so many rows, beside those that are found in it.
 const PAGE: u64 = 5;
 /// Pages that are looked through at once, however little was found in those before them.
@@ -197,14 +199,14 @@ impl Turns<'_> {
         self.next(pages.unsigned_abs() * PAGE, 0, Duration::ZERO).await;
     }
 
-    /// Rows were copied, whose end took so long.
-    pub async fn sent(&mut self, rows: u64, end: Duration) {
-        self.next(rows, rows, waited(end)).await;
+    /// Rows of so many bytes together were copied, whose end took so long.
+    pub async fn sent(&mut self, rows: u64, bytes: usize, end: Duration) {
+        self.next(work(rows, bytes), rows, waited(end)).await;
     }
 
-    /// Rows were merged.
-    pub async fn merged(&mut self, rows: u64) {
-        self.next(rows, rows, Duration::ZERO).await;
+    /// Rows of so many bytes together were merged.
+    pub async fn merged(&mut self, rows: u64, bytes: usize) {
+        self.next(work(rows, bytes), rows, Duration::ZERO).await;
     }
 
     /// So much was done, in rows, and so many were sent, for some of which time it was perhaps only waited: if that is a piece, waits
@@ -228,6 +230,11 @@ impl Turns<'_> {
         }
         self.began = Instant::now();
     }
+}
+
+/// How much work rows are that have so many bytes together, in rows.
+fn work(rows: u64, bytes: usize) -> u64 {
+    rows.max((bytes / ROW) as u64)
 }
 
 /// For how much of the time that the end of a copy took it has only waited in the network.
@@ -283,12 +290,16 @@ mod tests {
         pace.traffic.learn().await;
         pace.traffic.note(0, nothing);
         let mut turns = pace.turns(Haste::Bounded);
-        turns.sent(1_000, Duration::ZERO).await;
+        turns.sent(1_000, 0, Duration::ZERO).await;
         assert_eq!(turns.rows(), 2_000, "that was a piece, and nobody was there");
         turns.looked_only(20, 2_000).await;
         assert_eq!(turns.rows(), 2_000, "their pages were hardly any work");
         turns.looked(20, 2_000).await;
         assert_eq!(turns.rows(), 4_000);
+        turns.sent(10, 15 * 1024 * 1024, Duration::ZERO).await;
+        assert_eq!(turns.rows(), 4_000, "few rows, not quite a piece");
+        turns.merged(10, 2 * 1024 * 1024).await;
+        assert_eq!(turns.rows(), 8_000, "that were large");
     }
 
     #[test]
@@ -302,7 +313,7 @@ mod tests {
         let (pace, began) = (Pace::of(Some(1_000)), Instant::now());
         let mut turns = pace.turns(Haste::Bounded);
         for _ in 0..3 {
-            turns.sent(100, Duration::ZERO).await;
+            turns.sent(100, 0, Duration::ZERO).await;
         }
         assert!(turns.worked * 2 < began.elapsed(), "{:?} of {:?}", turns.worked, began.elapsed());
     }

@@ -22,7 +22,7 @@ use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::brief::Brief;
 use super::busy::{LogEnds, sample};
-use super::copy::{Load, Since, Table, bring_delta};
+use super::copy::{Load, Since, Table, Unloaded, bring_delta};
 use super::edges::{Attempt, Copied, Fence, Group, Lines, Pass, SlotRow, State, StepError, Sum, World, slots_of};
 use super::pace::{Density, Haste, Pace, Turns};
 use super::statements::{
@@ -368,9 +368,9 @@ async fn copy_table(
         target.go_on().await?;
         page = piece.end;
     }
-    let (rest, end) = load.unload(target.shard(), &into).await?;
-    copied(rest.rows);
-    turns.sent(rest.rows, end).await;
+    let Unloaded { rows, bytes, end } = load.unload(target.shard(), &into).await?;
+    copied(rows);
+    turns.sent(rows, bytes, end).await;
     match place(source, table).await?.file == place_before.file {
         true => Ok(load.all),
         false => Err(Trouble::Rewritten(table.name.clone())),

@@ -3,8 +3,9 @@
 //! A copy that takes what the processors have left is welcome; one that takes more has a worker fall behind, and what it is behind
 //! must be worked off while users wait. So it is watched for how long what lies in the log waits for the shard, and what lies in
 //! the shard for the relay. First nothing else is done, so that it is known what is usual; while it is more than that afterwards,
-//! the mover rests until it is not. It has patience for that, which is used up by it and comes back while nobody waits: a service
-//! that is moved because it cannot keep up would else never be moved.
+//! the mover rests until it is not, or, in work of which there is more with each second, until nobody is held up. It has patience
+//! for that, which is used up by it and comes back while nobody waits: a service that is moved because it cannot keep up would else
+//! never be moved.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -21,10 +22,10 @@ const SHORT: Duration = Duration::from_millis(30);
 const EMPTY: Duration = Duration::from_millis(500);
 /// Who waits for longer than this, and than usual, has been held up.
 const LONG: Duration = Duration::from_millis(200);
-/// How long it can rest beside that while somebody waits for longer than usual. What held him up, a checkpoint or a vacuum, is over
+/// How long it can rest, beside resting for as long as it works, while somebody waits for longer than usual. What held him up, a checkpoint or a vacuum, is over
 /// by then, and what he is behind is worked off; who still waits will not be rid of it by more rest.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// And never longer than this at once.
+/// And neither of the two for longer than this at once.
 const LONGEST_REST: Duration = Duration::from_secs(1);
 
 /// What there is to do for a shard's worker and its relay, and how much of it is done.
@@ -393,6 +394,7 @@ mod tests {
             let found = traffic.give_some_way(20 * MS).await;
             assert!(found <= if waits < LONG { Way::Busy } else { Way::HeldUp }, "{found:?}");
             assert_eq!(began.elapsed() >= LONGEST_REST, found == Way::HeldUp);
+            assert!(began.elapsed() >= 10 * MS, "half of its work it rests");
         }
     }
 
