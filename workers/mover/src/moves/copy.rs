@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use super::arrays::{ColumnType, Columns};
 use super::brief::Brief;
 use super::edges::Sum;
-use super::pace::Turns;
+use super::pace::{Turns, work};
 use super::statements::Trouble;
 
 /// Bytes that are a piece of work, however few rows or pages they are.
@@ -168,6 +168,8 @@ pub struct Since {
 pub struct Brought {
     /// How many rows.
     pub rows: u64,
+    /// How much work they were, in rows.
+    pub work: u64,
     /// What of them does not lie in the table as it was sent.
     pub differs: Option<String>,
 }
@@ -192,6 +194,7 @@ pub async fn bring_delta(
             let (sent, bytes) = (rows.sum.rows, rows.size());
             brought.differs = brought.differs.or(merge(target.shard(), table, &mut rows).await?);
             brought.rows += sent;
+            brought.work += work(sent, bytes);
             turns.merged(sent, bytes).await;
             target.go_on().await?;
         }
@@ -363,15 +366,16 @@ impl Load {
     pub async fn copy(
         &mut self,
         (source, out): (&mut PgConnection, &str),
-        (target, into): (&mut PgConnection, &str),
+        (target, into): (&mut Brief<'_>, &str),
         turns: &mut Turns<'_>,
         copied: &(dyn Fn(u64) + Sync),
-    ) -> sqlx::Result<()> {
+    ) -> Result<(), Trouble> {
         let mut rows = Pieces::of(source.copy_out_raw(out).await?);
         while self.fill(&mut rows, turns).await? {
-            let Unloaded { rows, bytes, end } = self.unload(target, into).await?;
+            let Unloaded { rows, bytes, end } = self.unload(target.shard(), into).await?;
             copied(rows);
             turns.sent(rows, bytes, end).await;
+            target.go_on().await?;
         }
         Ok(())
     }

@@ -147,6 +147,8 @@ pub struct Pass {
     pub batch: i64,
     /// Rows that were copied.
     pub rows: u64,
+    /// How much work they were, in rows: large ones are more than one.
+    pub work: u64,
     /// Who was asked.
     pub lines: Lines,
     /// What of these rows does not lie in the target as the source has sent it.

@@ -16,7 +16,7 @@ use super::edges::{Attempt, Copied, Fence, Lines, Pass, StepError, World};
 use super::pace::Haste;
 use super::progress::{Progress, Step};
 
-/// Rows that are few: a pass that brings no more and is not much shorter than the one before is as short as they get.
+/// Rows that are few: a pass that brings no more and takes about as long as the one before is as short as they get.
 const FEW: u64 = 2_000;
 /// And so is one that is this short.
 const SHORT: Duration = Duration::from_millis(100);
@@ -90,17 +90,19 @@ impl Default for Approach {
 }
 
 impl Approach {
-    /// Whether a pass that took so long and brought so many rows, after one that brought so many, is the last before the fence. What
-    /// comes while a pass goes on is what the next one has to bring.
-    fn is_near(&mut self, before: u64, rows: u64, took: Duration) -> bool {
+    /// Whether a pass that took so long and was so much work, after one that was so much, is the last before the fence. What comes
+    /// while a pass goes on is what the next one has to bring.
+    fn is_near(&mut self, before: u64, work: u64, took: Duration) -> bool {
         self.passes += 1;
-        let as_short = rows <= FEW && self.longer.is_some_and(|longer| took > longer * 3 / 4);
+        // One that took much longer was held up, and more is left than there need be.
+        let is_as_long = |longer| longer * 3 / 4 < took && took <= longer * 2;
+        let as_short = work <= FEW && self.longer.is_some_and(is_as_long);
         if took <= SHORT || as_short || self.passes >= PASSES {
             return true;
         }
         self.longer = (self.haste == Haste::Hurried).then_some(took);
         // It would never end by giving way to what it runs after.
-        if rows >= before || rows <= FEW || self.passes + 1 == PASSES {
+        if work > before * 3 / 4 || work <= FEW || self.passes + 2 >= PASSES {
             self.haste = Haste::Hurried;
         }
         false
@@ -180,9 +182,9 @@ impl<W: World, C: Clock> Mover<'_, W, C> {
         let mut approach = Approach::default();
         let mut last = self.pass(attempt, &copied.pass, approach.haste).await?;
         loop {
-            let (began, before) = (self.clock.now(), last.rows);
+            let (began, before) = (self.clock.now(), last.work);
             last = self.pass(attempt, &last, approach.haste).await?;
-            if approach.is_near(before, last.rows, self.clock.now().duration_since(began)) {
+            if approach.is_near(before, last.work, self.clock.now().duration_since(began)) {
                 break;
             }
         }
@@ -354,13 +356,13 @@ fn differs(attempt: &Attempt, what: String) -> GroupError {
 mod tests {
     use super::*;
 
-    /// After which of these passes, each of so many rows and milliseconds, the fence comes, and how hasty it was.
+    /// After which of these passes, each of so much work and so many milliseconds, the fence comes, and how hasty it was.
     fn near(passes: &[(u64, u64)]) -> Option<(usize, Haste)> {
         let (mut approach, mut before) = (Approach::default(), 1_000_000);
-        passes.iter().enumerate().find_map(|(number, &(rows, ms))| {
+        passes.iter().enumerate().find_map(|(number, &(work, ms))| {
             let haste = approach.haste;
             approach
-                .is_near(std::mem::replace(&mut before, rows), rows, Duration::from_millis(ms))
+                .is_near(std::mem::replace(&mut before, work), work, Duration::from_millis(ms))
                 .then_some((number, haste))
         })
     }
@@ -373,11 +375,19 @@ mod tests {
         let no_shorter = [(70_000, 3_000), (1_900, 300), (1_800, 290), (1_850, 280)];
         assert_eq!(near(&no_shorter), Some((3, Haste::Hurried)));
         assert_eq!(near(&[(90_000, 5_000); 20]), Some((7, Haste::Hurried)), "never shorter");
+        let slowly = [500, 370, 270, 200, 150, 110].map(|work| (work * 1_000, work * 10));
+        assert_eq!(
+            near(&[&slowly[..], &[(80_000, 99)]].concat()),
+            Some((6, Haste::Hurried)),
+            "the last ones give no way"
+        );
     }
 
     #[test]
     fn a_pass_that_was_long_because_it_gave_way_is_not_the_last() {
         assert_eq!(near(&[(1_900, 900), (1_500, 1_200)]), None);
+        let held_up = [(1_900, 300), (1_800, 200), (1_300, 2_000)];
+        assert_eq!(near(&held_up), None, "nor one that was held up");
         assert_eq!(near(&[(9_000, 900), (1_500, 1_200), (15_000, 300), (3_000, 60)]), Some((3, Haste::Hurried)));
     }
 }

@@ -233,7 +233,7 @@ impl Turns<'_> {
 }
 
 /// How much work rows are that have so many bytes together, in rows.
-fn work(rows: u64, bytes: usize) -> u64 {
+pub fn work(rows: u64, bytes: usize) -> u64 {
     rows.max((bytes / ROW) as u64)
 }
 

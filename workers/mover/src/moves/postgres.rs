@@ -310,7 +310,7 @@ impl PgWorld {
             sums.push(copy_table((source, &mut target), (table, slots, batch), &mut turns, copied).await?);
         }
         let (rows, lines) = (sums.iter().map(|sum| sum.rows).sum(), Lines { from, to: target.end().await? });
-        Ok(Copied { pass: Pass { batch, rows, lines, differs: None }, sums })
+        Ok(Copied { pass: Pass { batch, rows, work: rows, lines, differs: None }, sums })
     }
 
     /// Brings what was written after a batch, and compares.
@@ -329,7 +329,7 @@ impl PgWorld {
         within(sqlx::raw_sql(READ).execute(&mut *source)).await?;
         let (last, from) = last_batch(source).await?;
         let mut target = Brief::begin(target, attempt).await?;
-        let (mut rows, mut differs, mut by_batch) = (0, None, None);
+        let (mut rows, mut work, mut differs, mut by_batch) = (0, 0, None, None);
         turns.begin(Density::default());
         for table in &*shapes {
             // Without an index, all of the table is read once; with one, only what is new.
@@ -343,10 +343,11 @@ impl PgWorld {
             let brought = bring_delta((&mut *source, &mut target), table, slots, since, &mut turns).await?;
             differs = differs.or(brought.differs);
             rows += brought.rows;
+            work += brought.work;
         }
         let to = target.end().await?;
         within(sqlx::raw_sql("COMMIT").execute(source)).await?;
-        Ok(Pass { batch: last, rows, lines: Lines { from, to }, differs })
+        Ok(Pass { batch: last, rows, work, lines: Lines { from, to }, differs })
     }
 }
 
@@ -363,7 +364,7 @@ async fn copy_table(
     while page < pages {
         let (piece, before) = (page..page + turns.pages(), load.all.rows);
         let (out, looked) = (table.copy_out(slots, &piece, batch), piece.end.min(pages) - page);
-        load.copy((&mut *source, &out), (target.shard(), &into), turns, copied).await?;
+        load.copy((&mut *source, &out), (&mut *target, &into), turns, copied).await?;
         turns.looked_only(looked, load.all.rows - before).await;
         target.go_on().await?;
         page = piece.end;

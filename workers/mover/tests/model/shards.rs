@@ -358,7 +358,7 @@ impl MoverWorld for SimWorld {
         let (rows, lines) =
             (sums.iter().map(|sum| sum.rows).sum(), Lines { from: line.to_string(), to: self.line(to) });
         source.close();
-        Ok(Copied { pass: Pass { batch, rows, lines, differs: None }, sums })
+        Ok(Copied { pass: Pass { batch, rows, work: rows, lines, differs: None }, sums })
     }
 
     async fn compare(&self, attempt: &Attempt, copied: &Copied) -> Result<Option<String>, StepError> {
@@ -397,7 +397,7 @@ impl MoverWorld for SimWorld {
         }
         let lines = Lines { from: line.to_string(), to: self.line(to) };
         source.close();
-        Ok(Pass { batch, rows, lines, differs: None })
+        Ok(Pass { batch, rows, work: rows, lines, differs: None })
     }
 
     async fn relayed(&self, attempt: &Attempt) -> Result<(i64, i64), StepError> {
