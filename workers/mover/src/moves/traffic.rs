@@ -23,7 +23,8 @@ const EMPTY: Duration = Duration::from_millis(500);
 /// Who waits for longer than this, and than usual, has been held up.
 const LONG: Duration = Duration::from_millis(200);
 /// How long it can rest, beside resting for as long as it works, while somebody waits for longer than usual. What held him up, a checkpoint or a vacuum, is over
-/// by then, and what he is behind is worked off; who still waits will not be rid of it by more rest.
+/// by then, and what he is behind is worked off; who still waits will not be rid of it by more rest. For who is held up, as long
+/// again.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// And neither of the two for longer than this at once.
 const LONGEST_REST: Duration = Duration::from_secs(1);
@@ -96,12 +97,14 @@ struct State {
     usual: Duration,
     /// For how long it can still rest while somebody waits.
     patience: Duration,
+    /// And while somebody is held up. On a busy machine somebody always waits, which leaves none of the other for that.
+    for_held_up: Duration,
     shards: HashMap<u32, Seen>,
 }
 
 impl Default for State {
     fn default() -> Self {
-        Self { began: None, usual: Duration::ZERO, patience: PATIENCE, shards: HashMap::new() }
+        Self { began: None, usual: Duration::ZERO, patience: PATIENCE, for_held_up: PATIENCE, shards: HashMap::new() }
     }
 }
 
@@ -133,12 +136,16 @@ impl State {
         self.shards.values().map(|seen| seen.wait).max().unwrap_or_default()
     }
 
+    fn is_held_up(&self) -> bool {
+        self.wait() > LONG.max(self.usual)
+    }
+
     fn way(&self, now: Instant) -> Way {
         if self.is_waited_for(now) {
-            return match (self.patience, self.wait() > LONG.max(self.usual)) {
-                (Duration::ZERO, _) => Way::Clear,
-                (_, true) => Way::HeldUp,
-                (_, false) => Way::Busy,
+            return match (self.is_held_up() && !self.for_held_up.is_zero(), self.patience) {
+                (true, _) => Way::HeldUp,
+                (false, Duration::ZERO) => Way::Clear,
+                (false, _) => Way::Busy,
             };
         }
         let (began, mut seen) = (self.began.unwrap_or(now), self.shards.values());
@@ -149,12 +156,24 @@ impl State {
         }
     }
 
-    /// After having worked for so long, it has rested for so long while somebody waited. While nobody waits, as much patience comes back
-    /// as it works.
-    fn rested(&mut self, now: Instant, worked: Duration, waited: Duration) {
+    /// For how long it can rest at once until the way is better than this.
+    fn patience(&self, way: Way) -> Duration {
+        let patience = if way == Way::HeldUp { self.for_held_up } else { self.patience };
+        patience.min(LONGEST_REST)
+    }
+
+    /// After having worked for so long, it has rested for so long while the way was this. While nobody waits, or is held up, as much
+    /// patience for that comes back as it works.
+    fn rested(&mut self, now: Instant, worked: Duration, (way, waited): (Way, Duration)) {
         self.patience = self.patience.saturating_sub(waited);
+        if way == Way::HeldUp {
+            self.for_held_up = self.for_held_up.saturating_sub(waited);
+        }
         if !self.is_waited_for(now) {
             self.patience = (self.patience + worked).min(PATIENCE);
+        }
+        if !self.is_held_up() {
+            self.for_held_up = (self.for_held_up + worked).min(PATIENCE);
         }
     }
 }
@@ -234,10 +253,11 @@ impl Traffic {
         if found != Way::Empty {
             sleep(long.min(LONGEST_REST)).await;
         }
-        let (began, patience) = (Instant::now(), self.state().patience);
+        let (began, way) = (Instant::now(), *self.way.borrow());
+        let patience = self.state().patience(way);
         // That it takes too long is no error, and whom it waits for outlives it.
-        let _ = timeout(patience.min(LONGEST_REST), self.way.subscribe().wait_for(|way| *way > than)).await;
-        self.change(|state, now| state.rested(now, worked, now - began));
+        let _ = timeout(patience, self.way.subscribe().wait_for(|way| *way > than)).await;
+        self.change(|state, now| state.rested(now, worked, (way, now - began)));
         found
     }
 }
@@ -305,7 +325,7 @@ mod tests {
         let (mut state, began) = (State::default(), Instant::now());
         let mut at = |ms: u32, stand, worked: u32, waited: u32| {
             state.note(began + ms * MS, 0, sample(i64::from(ms), stand));
-            state.rested(began + ms * MS, worked * MS, waited * MS);
+            state.rested(began + ms * MS, worked * MS, (Way::Busy, waited * MS));
             state.way(began + ms * MS)
         };
         for ms in (0..=1_000).step_by(20) {
@@ -379,6 +399,47 @@ mod tests {
         assert_eq!([0, 600].map(|ms| way(ms, i64::from(ms))), [Way::Clear; 2]);
         assert_eq!([640, 800, 810].map(|ms| way(ms, 600)), [Way::Busy, Way::Busy, Way::HeldUp]);
         assert_eq!(way(820, 810), Way::Clear);
+    }
+
+    #[test]
+    fn who_is_held_up_is_given_way_though_somebody_always_waits() {
+        let (mut state, began) = (State::default(), Instant::now());
+        let mut at = |ms: u32, late: u32, worked: u32, waited: (Way, u32)| {
+            state.note(began + ms * MS, 0, sample(i64::from(ms), i64::from(ms - late)));
+            state.rested(began + ms * MS, worked * MS, (waited.0, waited.1 * MS));
+            state.way(began + ms * MS)
+        };
+        for ms in (0..=1_000).step_by(20) {
+            at(ms, 0, 0, (Way::Clear, 0));
+        }
+        for ms in (1_020..1_400).step_by(20) {
+            at(ms, 100.min(ms - 1_000), 0, (Way::Busy, 600));
+        }
+        assert_eq!(at(1_400, 100, 20, (Way::Busy, 0)), Way::Clear, "somebody waits, but it has waited for long enough");
+        assert_eq!(at(1_600, 300, 20, (Way::Clear, 0)), Way::HeldUp, "that is another thing");
+        assert_eq!(at(1_620, 320, 20, (Way::HeldUp, 9_980)), Way::HeldUp);
+        assert_eq!(at(1_640, 340, 20, (Way::HeldUp, 20)), Way::Clear, "this too is how it is");
+        assert_eq!(at(1_660, 20, 20, (Way::Clear, 0)), Way::Clear);
+        assert_eq!(at(1_960, 320, 0, (Way::Clear, 0)), Way::HeldUp, "for as long as it worked meanwhile");
+        assert_eq!(at(1_980, 340, 20, (Way::HeldUp, 20)), Way::Clear);
+    }
+
+    #[tokio::test]
+    async fn who_is_held_up_is_waited_for_when_nobody_else_is_any_more() {
+        let traffic = Traffic::default();
+        traffic.note(0, sample(7, 7));
+        traffic.learn().await;
+        traffic.note(0, sample(7, 7));
+        traffic.state().patience = Duration::ZERO;
+        for (waits, way) in [(SHORT, Way::Clear), (LONG, Way::HeldUp)] {
+            traffic.note(0, sample(8, 7));
+            sleep(waits + MS).await;
+            traffic.note(0, sample(9, 7));
+            let began = Instant::now();
+            assert!(traffic.give_way(MS).await >= way);
+            assert_eq!(began.elapsed() >= LONGEST_REST, way == Way::HeldUp);
+            traffic.note(0, sample(9, 9));
+        }
     }
 
     #[tokio::test]
