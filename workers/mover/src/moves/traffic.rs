@@ -22,9 +22,9 @@ const SHORT: Duration = Duration::from_millis(30);
 const EMPTY: Duration = Duration::from_millis(500);
 /// Who waits for longer than this, and than usual, has been held up.
 const LONG: Duration = Duration::from_millis(200);
-/// How long it can rest, beside resting for as long as it works, while somebody waits for longer than usual. What held him up, a checkpoint or a vacuum, is over
-/// by then, and what he is behind is worked off; who still waits will not be rid of it by more rest. For who is held up, as long
-/// again.
+/// How long it can rest, beside resting for as long as it works, while somebody waits for longer than usual. What held him up, a
+/// checkpoint or a vacuum, is over by then, and what he is behind is worked off; who still waits will not be rid of it by more rest.
+/// For who is held up, as long again.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// And neither of the two for longer than this at once.
 const LONGEST_REST: Duration = Duration::from_secs(1);
@@ -274,6 +274,14 @@ mod tests {
         Sample { slots: [1, 2].into(), ends, stand, batch: 0, relayed: 0 }
     }
 
+    /// It is known that nothing waits as a rule.
+    async fn learned() -> Traffic {
+        let traffic = Traffic::default();
+        traffic.note(0, sample(7, 7));
+        traffic.learn().await;
+        traffic
+    }
+
     #[test]
     fn what_waits_is_as_old_as_the_oldest_of_it() {
         let (mut wait, began) = (Wait::default(), Instant::now());
@@ -426,9 +434,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_is_held_up_is_waited_for_when_nobody_else_is_any_more() {
-        let traffic = Traffic::default();
-        traffic.note(0, sample(7, 7));
-        traffic.learn().await;
+        let traffic = learned().await;
         traffic.note(0, sample(7, 7));
         traffic.state().patience = Duration::ZERO;
         for (waits, way) in [(SHORT, Way::Clear), (LONG, Way::HeldUp)] {
@@ -444,9 +450,7 @@ mod tests {
 
     #[tokio::test]
     async fn work_that_grows_waits_only_for_who_was_held_up() {
-        let traffic = Traffic::default();
-        traffic.note(0, sample(7, 7));
-        traffic.learn().await;
+        let traffic = learned().await;
         for (at, waits) in [(7, SHORT), (8, LONG)] {
             traffic.note(0, sample(at, at));
             sleep(waits + MS).await;
@@ -461,9 +465,7 @@ mod tests {
 
     #[tokio::test]
     async fn nobody_rests_where_nobody_works() {
-        let traffic = Traffic::default();
-        traffic.note(0, sample(7, 7));
-        traffic.learn().await;
+        let traffic = learned().await;
         traffic.note(0, sample(7, 7));
         assert_eq!(traffic.give_way(Duration::from_secs(3_600)).now_or_never(), Some(Way::Empty));
     }
