@@ -18,6 +18,7 @@ pub mod increments;
 pub mod load;
 pub mod movers;
 pub mod plain;
+pub mod postgres;
 pub mod posts;
 #[cfg(feature = "operator")]
 pub mod reshard;
@@ -52,6 +53,13 @@ pub async fn until<T, F: Future<Output = Result<T>>>(patience: Duration, mut ask
 /// An environment variable that the scripts set.
 pub fn setting(name: &str) -> Result<String> {
     std::env::var(name).with_context(|| format!("{name} is not set: run this through `make test` or `make bench`"))
+}
+
+/// Sends a process a signal, unless it has ended.
+pub async fn signal(pid: Option<u32>, name: &str) -> Result<()> {
+    let pid = pid.context("it has ended")?.to_string();
+    let sent = tokio::process::Command::new("kill").args([&format!("-{name}"), &pid]).status().await?;
+    if sent.success() { Ok(()) } else { bail!("cannot signal {pid}") }
 }
 
 /// The first of ten free ports of the loopback, a multiple of ten, given to nobody else of this process.

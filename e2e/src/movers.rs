@@ -34,9 +34,23 @@ impl Moves {
 }
 
 /// Steps of a move as they are named in points, in the order in which a move comes to them. A mover that takes up what another one
-/// has left also comes to `undo`, `give_up`, `purge`, `forget` and `handed_over`.
-pub const STEPS: [&str; 11] =
-    ["leave", "expect", "copy", "compare", "catch_up", "relayed", "fence", "hand_over", "publish", "activate", "clean"];
+/// has left also comes to `undo`, `give_up`, `purge`, `forget` and `handed_over`. What `catch_up` and `relayed` are before the
+/// fence, `last_delta` and `last_relayed` are under it.
+pub const STEPS: [&str; 13] = [
+    "leave",
+    "expect",
+    "copy",
+    "compare",
+    "catch_up",
+    "relayed",
+    "fence",
+    "last_relayed",
+    "last_delta",
+    "hand_over",
+    "publish",
+    "activate",
+    "clean",
+];
 
 /// A place at which a mover can be made to signal itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,11 +89,6 @@ impl Point {
         let mut all: Vec<_> = STEPS.into_iter().flat_map(|step| [Self::before(step), Self::after(step)]).collect();
         let copied = all.iter().position(|point| *point == Self::after("copy")).unwrap_or_default();
         all.insert(copied, Self::during_copy());
-        // The last rows, and what the relay still has, under the fence.
-        let fenced = all.iter().position(|point| *point == Self::before("hand_over")).unwrap_or_default();
-        let under =
-            [Self::before("relayed").pass(2), Self::before("catch_up").pass(3), Self::after("catch_up").pass(3)];
-        all.splice(fenced..fenced, under);
         all
     }
 }
@@ -149,18 +158,6 @@ impl PlainService {
         Ok(report)
     }
 
-    /// Ends all connections to a shard's database, and takes no new ones until [`Self::mend_shard`].
-    pub async fn break_shard(&self, partition: u32) -> Result<()> {
-        let name = self.database(partition);
-        administer(format!("ALTER DATABASE \"{name}\" WITH ALLOW_CONNECTIONS false")).await?;
-        administer(format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")).await
-    }
-
-    /// Takes connections again.
-    pub async fn mend_shard(&self, partition: u32) -> Result<()> {
-        administer(format!("ALTER DATABASE \"{}\" WITH ALLOW_CONNECTIONS true", self.database(partition))).await
-    }
-
     /// Ends the session that keeps other movers waiting, as a server does that has lost its client.
     pub async fn let_another_mover_in(&self) -> Result<()> {
         let alone = "SELECT pg_terminate_backend(pid) FROM pg_locks l JOIN pg_database d ON d.oid = l.database
@@ -170,15 +167,12 @@ impl PlainService {
 }
 
 impl Process {
-    /// Waits until it has ended, and does something each time a signal has stopped it, before it goes on. Gives its exit code.
+    /// Waits until it has ended, and does something each time a signal has stopped it, which lets it go on. Gives its exit code.
     pub async fn at_each_stop(&mut self, mut act: impl AsyncFnMut(&Self) -> Result<()>) -> Result<Option<i32>> {
         loop {
             match self.stopped_or_ended(PATIENCE).await? {
                 Some(code) => return Ok((code >= 0).then_some(code)),
-                None => {
-                    act(self).await?;
-                    self.signal("CONT").await?;
-                }
+                None => act(self).await?,
             }
         }
     }

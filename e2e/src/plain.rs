@@ -10,8 +10,9 @@ use shardlane_runtime::config::ServiceConfig;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::process::{Child, Command};
 
+use crate::postgres::Postgres;
 use crate::topic::Admin;
-use crate::{free_ports, metric_of, setting, until};
+use crate::{free_ports, metric_of, setting, signal, until};
 
 /// A service: configured, prepared by the mover, with databases of its own.
 pub struct PlainService {
@@ -21,6 +22,8 @@ pub struct PlainService {
     program: &'static str,
     folder: PathBuf,
     shards: AtomicU32,
+    /// Of the first shards, if each has a server of its own.
+    servers: Vec<Postgres>,
     worker_ports: u16,
 }
 
@@ -82,7 +85,18 @@ impl PlainService {
         config: ServiceConfig,
         partitions: u32,
     ) -> Result<Self> {
-        Self::made(folder, program, config, partitions, None).await
+        Self::made(folder, program, config, partitions, None, Vec::new()).await
+    }
+
+    /// The same, with a server for each of its shards.
+    pub async fn apart(
+        folder: PathBuf,
+        program: &'static str,
+        config: ServiceConfig,
+        partitions: u32,
+        servers: Vec<Postgres>,
+    ) -> Result<Self> {
+        Self::made(folder, program, config, partitions, None, servers).await
     }
 
     /// The same, with databases that begin as copies of this one, which nobody may be connected to.
@@ -93,7 +107,7 @@ impl PlainService {
         partitions: u32,
         database: &str,
     ) -> Result<Self> {
-        Self::made(folder, program, config, partitions, Some(database)).await
+        Self::made(folder, program, config, partitions, Some(database), Vec::new()).await
     }
 
     async fn made(
@@ -102,12 +116,13 @@ impl PlainService {
         mut config: ServiceConfig,
         partitions: u32,
         database: Option<&str>,
+        servers: Vec<Postgres>,
     ) -> Result<Self> {
         let _ = std::fs::remove_dir_all(&folder);
         // Ports that differ in their last digit stand for the pods' names.
         let worker_ports = free_ports()?;
         config.worker_url = format!("http://127.0.0.1:{}{{partition}}", worker_ports / 10);
-        let service = Self { config, program, folder, shards: 0.into(), worker_ports };
+        let service = Self { config, program, folder, shards: 0.into(), servers, worker_ports };
         service.make_shards(partitions, database).await?;
         service.write_config()?;
         service.init().await?;
@@ -119,7 +134,7 @@ impl PlainService {
         // Files are copied several times as fast as their pages pass through the log, and are on the disk afterwards.
         let copied = database.map(|name| format!(" TEMPLATE \"{name}\" STRATEGY file_copy")).unwrap_or_default();
         for partition in self.shard_count()..shards {
-            administer(format!("CREATE DATABASE \"{}\"{copied}", self.database(partition))).await?;
+            self.administer(partition, format!("CREATE DATABASE \"{}\"{copied}", self.database(partition))).await?;
             let shard = self.folder.join("shards").join(partition.to_string());
             std::fs::create_dir_all(&shard)?;
             std::fs::write(shard.join("uri"), self.uri(partition)?)?;
@@ -154,7 +169,8 @@ impl PlainService {
     /// to it stays.
     pub async fn throw_away(&self) -> Result<()> {
         for partition in 0..self.shard_count() {
-            administer(format!("DROP DATABASE \"{}\" WITH (FORCE)", self.database(partition))).await?;
+            let name = self.database(partition);
+            self.administer(partition, format!("DROP DATABASE \"{name}\" WITH (FORCE)")).await?;
         }
         let (admin, own) = (Admin::at(&self.config.kafka.bootstrap_servers)?, format!("{}.", self.config.name));
         for topic in self.config.topics.iter().filter(|topic| topic.name.starts_with(&own)) {
@@ -170,7 +186,23 @@ impl PlainService {
 
     /// A shard's address.
     pub fn uri(&self, partition: u32) -> Result<String> {
-        database_uri(&self.database(partition))
+        self.uri_beside(partition, &self.database(partition))
+    }
+
+    /// Address of a database on the server of a shard.
+    fn uri_beside(&self, partition: u32, database: &str) -> Result<String> {
+        let own = self.servers.get(partition as usize).map(|server| server.uri(database));
+        own.map_or_else(|| database_uri(database), Ok)
+    }
+
+    /// The server of a shard, if it has one of its own.
+    pub fn server(&self, partition: u32) -> Result<&Postgres> {
+        self.servers.get(partition as usize).context("the shard shares its server")
+    }
+
+    /// Runs a statement that is about a shard's database.
+    async fn administer(&self, partition: u32, statement: String) -> Result<()> {
+        administer_at(&self.uri_beside(partition, "postgres")?, statement).await
     }
 
     /// Runs `mover init`, as its Job would.
@@ -416,9 +448,7 @@ impl Process {
 
     /// Sends it a signal.
     pub async fn signal(&self, name: &str) -> Result<()> {
-        let pid = self.pid()?.to_string();
-        let sent = Command::new("kill").args([&format!("-{name}"), &pid]).status().await?;
-        if sent.success() { Ok(()) } else { bail!("cannot signal {pid}") }
+        signal(self.child.id(), name).await
     }
 
     /// Waits until it ends by itself; its exit code.
@@ -455,7 +485,11 @@ pub fn database_uri(name: &str) -> Result<String> {
 
 /// Runs a statement that is about databases, or about all of the server.
 pub async fn administer(statement: String) -> Result<()> {
-    let mut admin = PgConnection::connect(&setting("SHARDLANE_TEST_POSTGRES")?).await?;
+    administer_at(&setting("SHARDLANE_TEST_POSTGRES")?, statement).await
+}
+
+async fn administer_at(uri: &str, statement: String) -> Result<()> {
+    let mut admin = PgConnection::connect(uri).await?;
     sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut admin).await?;
     Ok(())
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use futures::{StreamExt, TryStreamExt};
 use rand::RngExt;
 use redis::aio::MultiplexedConnection;
@@ -16,7 +16,7 @@ use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 use tokio::process::{Child, Command};
 
-use crate::{free_ports, same, setting, until};
+use crate::{free_ports, same, setting, signal, until};
 
 /// How long one request is retried, and how long a post may take.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -267,9 +267,7 @@ impl Redis {
 
     /// Sends it a signal.
     pub async fn signal(&self, name: &str) -> Result<()> {
-        let pid = self.child.as_ref().and_then(Child::id).context("it is not there")?.to_string();
-        let sent = Command::new("kill").args([&format!("-{name}"), &pid]).status().await?;
-        if sent.success() { Ok(()) } else { bail!("cannot signal {pid}") }
+        signal(self.child.as_ref().and_then(Child::id), name).await
     }
 
     /// Has it do something.

@@ -1,9 +1,10 @@
 //! Services of plain processes, configured as the operator would.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use futures::future::try_join_all;
 use serde_json::{Value, json};
 use shardlane_operator::api::signup_shard::SignupShard;
 use shardlane_operator::build::kafka::Kafka;
@@ -15,6 +16,7 @@ use shardlane_operator::kind::ServiceKind;
 use shardlane_runtime::config::{KafkaConfig, ServiceConfig};
 
 use crate::plain::PlainService;
+use crate::postgres::Postgres;
 use crate::setting;
 
 impl PlainService {
@@ -29,7 +31,26 @@ impl PlainService {
     }
 
     /// The same on another way to Kafka.
-    pub async fn prepare_on<K: ServiceKind>(name: &str, mut spec: Value, kafka: KafkaConfig) -> Result<Self> {
+    pub async fn prepare_on<K: ServiceKind>(name: &str, spec: Value, kafka: KafkaConfig) -> Result<Self> {
+        let (folder, config, partitions) = Self::described::<K>(name, spec, kafka)?;
+        Self::configured(folder, K::PROGRAM, config, partitions).await
+    }
+
+    /// Makes a service of which each of the first shards has a server of its own, which may be lost.
+    pub async fn prepare_apart<K: ServiceKind>(name: &str, spec: Value, servers: u32) -> Result<Self> {
+        let kafka = KafkaConfig::plain(&setting("SHARDLANE_TEST_KAFKA")?);
+        let (folder, config, partitions) = Self::described::<K>(name, spec, kafka)?;
+        let names = (0..servers).map(|partition| format!("{name}-{partition}"));
+        let servers = try_join_all(names.map(async |name| Postgres::start(&name).await)).await?;
+        Self::apart(folder, K::PROGRAM, config, partitions, servers).await
+    }
+
+    /// Where its files lie, what its processes read, and how many partitions it begins with.
+    fn described<K: ServiceKind>(
+        name: &str,
+        mut spec: Value,
+        kafka: KafkaConfig,
+    ) -> Result<(PathBuf, ServiceConfig, u32)> {
         spec["kafka"] = json!({ "external": { "bootstrapServers": kafka.bootstrap_servers } });
         spec["postgres"] = json!({ "external": { "shards": [] } });
         let partitions = u32::try_from(spec["partitions"].as_u64().context("partitions")?)?;
@@ -39,7 +60,7 @@ impl PlainService {
         }))?;
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/servers").join(name);
         let config = ServiceConfig { kafka, ..service_config(&service, name, partitions)? };
-        Self::configured(folder, K::PROGRAM, config, partitions).await
+        Ok((folder, config, partitions))
     }
 }
 

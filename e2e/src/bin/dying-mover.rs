@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -58,6 +59,15 @@ impl Fate {
 struct Dying<W> {
     world: W,
     fate: Fate,
+    /// Whether slots stand still: one group moves at a time where somebody asks.
+    fenced: AtomicBool,
+}
+
+impl<W> Dying<W> {
+    /// What a step is called.
+    fn named(&self, before: &'static str, under: &'static str) -> &'static str {
+        if self.fenced.load(Ordering::Relaxed) { under } else { before }
+    }
 }
 
 impl<W: World> World for Dying<W> {
@@ -70,6 +80,7 @@ impl<W: World> World for Dying<W> {
     }
 
     async fn leave(&self, attempt: &Attempt) -> Result<Vec<i64>, StepError> {
+        self.fenced.store(false, Ordering::Relaxed);
         self.fate.around("leave", self.world.leave(attempt)).await
     }
 
@@ -94,15 +105,17 @@ impl<W: World> World for Dying<W> {
     }
 
     async fn catch_up(&self, attempt: &Attempt, after: i64, haste: Haste) -> Result<Pass, StepError> {
-        self.fate.around("catch_up", self.world.catch_up(attempt, after, haste)).await
+        self.fate.around(self.named("catch_up", "last_delta"), self.world.catch_up(attempt, after, haste)).await
     }
 
     async fn relayed(&self, attempt: &Attempt) -> Result<(i64, i64), StepError> {
-        self.fate.around("relayed", self.world.relayed(attempt)).await
+        self.fate.around(self.named("relayed", "last_relayed"), self.world.relayed(attempt)).await
     }
 
     async fn fence(&self, attempt: &Attempt, limit: Duration) -> Result<Fence, StepError> {
-        self.fate.around("fence", self.world.fence(attempt, limit)).await
+        let fence = self.fate.around("fence", self.world.fence(attempt, limit)).await?;
+        self.fenced.store(true, Ordering::Relaxed);
+        Ok(fence)
     }
 
     async fn hand_over(&self, attempt: &Attempt) -> Result<(), StepError> {
@@ -171,6 +184,6 @@ async fn start() -> Result<ExitCode> {
     let (_running, serving) = Shutdown::by_hand();
     tokio::select! {
         served = process::serve(argument("--status-port")?.parse()?, health.routes(), serving) => Ok(finish(served)),
-        moved = reshard_wrapped(&options, shutdown, progress, |world| Dying { world, fate }) => Ok(finish(moved)),
+        moved = reshard_wrapped(&options, shutdown, progress, |world| Dying { world, fate, fenced: AtomicBool::new(false) }) => Ok(finish(moved)),
     }
 }

@@ -33,7 +33,11 @@ pub(crate) struct Wallet {
 
 impl Wallet {
     pub(crate) async fn start(name: &str, spec: Value) -> Result<Self> {
-        let service = PlainService::prepare_as::<WalletPartition>(name, spec).await?;
+        Self::of(PlainService::prepare_as::<WalletPartition>(name, spec).await?).await
+    }
+
+    /// Starts the processes of a service.
+    pub(crate) async fn of(service: PlainService) -> Result<Self> {
         let workers = service.workers().await?;
         let paymentd = service.stateless("paymentd", "paymentd-0").await?;
         let gateway = service.gateway(&[]).await?;

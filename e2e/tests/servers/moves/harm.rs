@@ -5,16 +5,19 @@ use shardlane_e2e::direct::Direct;
 use shardlane_e2e::movers::{Moves, Point};
 use shardlane_e2e::plain::{PlainService, Process};
 use shardlane_e2e::{same, until};
+use shardlane_operator::api::signup_shard::SignupShard;
+use shardlane_operator::controller::workers::WorkerStatus;
 use sqlx::{AssertSqlSafe, Connection};
 
 use super::{DYING, PATIENCE, holds, signup, stopped_at};
+use crate::spec;
 
 /// What happens at every step.
 #[derive(Clone, Copy, Debug)]
 enum Harm {
     /// The partition's worker is killed, and another one started.
     Worker(u32),
-    /// Whatever is connected to its database loses its connection, and gets none for a moment.
+    /// Its database's server is killed and, once the mover may have found out, started again.
     Database(u32),
 }
 
@@ -44,13 +47,14 @@ async fn move_in_spite_of(service: &PlainService, workers: &mut [Process], moves
                 let worker = &mut workers[partition as usize];
                 worker.kill().await?;
                 *worker = service.worker(partition).await?;
-                Ok(())
+                mover.signal("CONT").await
             }
             Harm::Database(partition) => {
-                service.break_shard(partition).await?;
-                // It finds out, and may try once before it is mended.
+                let server = service.server(partition)?;
+                server.kill().await?;
+                // It finds out, and may try again in vain.
                 mover.signal("CONT").await?;
-                service.mend_shard(partition).await
+                server.start_again().await
             }
         })
         .await;
@@ -61,7 +65,9 @@ async fn move_in_spite_of(service: &PlainService, workers: &mut [Process], moves
 
 #[tokio::test]
 async fn workers_and_databases_of_both_sides_may_be_lost_at_every_step() -> Result<()> {
-    let (service, mut workers) = signup("harmed", 1, 2, 4).await?;
+    let service = PlainService::prepare_apart::<SignupShard>("harmed", spec("harmed", 1, 4), 2).await?;
+    service.grow(2).await?;
+    let mut workers = service.workers().await?;
     let mut direct = Direct::changing(&service, 50, 3)?;
     direct.send(2_000).await?;
     direct.meanwhile(Box::pin(there_and_back_in_spite_of_all(&service, &mut workers))).await?;
@@ -74,6 +80,18 @@ const ALTERATIONS: [&str; 3] = [
     "DELETE FROM refusal WHERE request_id = (SELECT min(request_id) FROM refusal WHERE batch = 0)",
     "INSERT INTO account SELECT slot, 0, record_offset, 'nobody', id, 'forged' FROM account WHERE batch = 0 LIMIT 1",
 ];
+
+/// Waits until a mover says to the operator, which has a condition say it, that a group was undone for what it found.
+async fn undone(mover: &Process) -> Result<String> {
+    until(PATIENCE, async || {
+        let status = mover.status().await?;
+        same("reason", status["reshard"]["problem"]["reason"].as_str(), Some("MoveUndone"))?;
+        same("undone", mover.metric(r#"shardlane_mover_undone_total{reason="differs"}"#).await?, 1.0)?;
+        let heard: WorkerStatus = serde_json::from_value(status)?;
+        Ok(heard.reshard.and_then(|report| report.problem).context("the operator hears of no problem")?.message)
+    })
+    .await
+}
 
 #[tokio::test]
 async fn a_copy_that_is_not_what_the_source_has_is_undone_and_made_again() -> Result<()> {
@@ -93,20 +111,44 @@ async fn a_copy_that_is_not_what_the_source_has_is_undone_and_made_again() -> Re
         let mut looking = shard.begin().await?;
         sqlx::raw_sql("LOCK TABLE account, refusal IN SHARE MODE").execute(&mut *looking).await?;
         mover.signal("CONT").await?;
-        until(PATIENCE, async || {
-            let status = mover.status().await?;
-            let problem = &status["reshard"]["problem"];
-            same("reason", problem["reason"].as_str(), Some("MoveUndone"))?;
-            let message = problem["message"].as_str().context("no message")?;
-            ensure!(message.contains("nothing is lost, and it is tried again"), "{message}");
-            same("undone", mover.metric(r#"shardlane_mover_undone_total{reason="differs"}"#).await?, 1.0)
-        })
-        .await?;
+        let said = undone(&mover).await?;
+        ensure!(said.contains("nothing is lost, and it is tried again"), "{said}");
         looking.rollback().await?;
         same("exit code of the mover", mover.end(PATIENCE).await?, Some(0))?;
         holds(&service, &direct).await.with_context(|| alteration)?;
     }
     Ok(())
+}
+
+/// What a server does that does not keep what it is given.
+const FORGES: &str = "
+    CREATE FUNCTION forge() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN NEW.request_id = 'forged'; RETURN NEW; END $$;
+    CREATE TRIGGER forges BEFORE INSERT ON account FOR EACH ROW EXECUTE FUNCTION forge()";
+
+#[tokio::test]
+async fn what_follows_the_copy_is_compared_too() -> Result<()> {
+    let (service, _workers) = signup("forged-later", 1, 2, 4).await?;
+    let mut direct = Direct::changing(&service, 50, 3)?;
+    direct.send(300).await?;
+    direct.check(PATIENCE).await?;
+    let mut mover = service.dying_mover(DYING, "STOP", &[Point::after("compare")], &Moves::to(2))?;
+    mover.stopped(PATIENCE).await?;
+    let mut target = service.shard(1).await?;
+    sqlx::raw_sql(FORGES).execute(&mut target).await?;
+    // What was copied can have company, and cannot be deleted: so it stays undone for as long as somebody looks.
+    let mut looking = target.begin().await?;
+    let held = "SELECT username FROM account WHERE batch = 0 FOR UPDATE";
+    ensure!(!sqlx::query(held).fetch_all(&mut *looking).await?.is_empty(), "nothing was copied");
+    direct.send(300).await?;
+    direct.check(PATIENCE).await?;
+    mover.signal("CONT").await?;
+    let said = undone(&mover).await?;
+    ensure!(said.contains("account"), "{said}");
+    looking.rollback().await?;
+    sqlx::raw_sql("DROP TRIGGER forges ON account").execute(&mut target).await?;
+    same("exit code of the mover", mover.end(PATIENCE).await?, Some(0))?;
+    holds(&service, &direct).await
 }
 
 /// More than are one piece of work where nothing else goes on.

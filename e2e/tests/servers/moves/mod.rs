@@ -64,9 +64,11 @@ async fn stopped_at(
     let mut act = Some(act);
     let mut mover = service.dying_mover(DYING, "STOP", std::slice::from_ref(&point), moves)?;
     let code = mover
-        .at_each_stop(async |_| match act.take() {
-            Some(act) => act().await,
-            None => Ok(()),
+        .at_each_stop(async |mover| {
+            if let Some(act) = act.take() {
+                act().await?;
+            }
+            mover.signal("CONT").await
         })
         .await?;
     mover.has_met(&[point])?;

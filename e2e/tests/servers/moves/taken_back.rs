@@ -4,17 +4,30 @@ use anyhow::{Context, Result, bail, ensure};
 use shardlane_e2e::direct::Direct;
 use shardlane_e2e::movers::Moves;
 use shardlane_e2e::{same, until};
+use sqlx::AssertSqlSafe;
 
 use super::{PATIENCE, holds, signup};
 
 #[tokio::test]
 async fn a_shard_that_was_taken_back_refuses_what_has_moved() -> Result<()> {
-    let (service, mut workers) = signup("restored", 1, 2, 4).await?;
+    refuses("restored", "SELECT * FROM slot").await
+}
+
+#[tokio::test]
+async fn a_shard_that_was_taken_back_under_the_fence_undoes_it_and_refuses_what_has_moved() -> Result<()> {
+    let fenced = "SELECT (jsonb_populate_record(s, jsonb_build_object(
+                      'state', 'fenced', 'epoch', epoch + 1, 'attempt', 'lost', 'fence_until', now()))).* FROM slot s";
+    refuses("halfway", fenced).await
+}
+
+/// Takes a shard back, after slots have moved away, to slot rows that were so before.
+async fn refuses(name: &str, before: &'static str) -> Result<()> {
+    let (service, mut workers) = signup(name, 1, 2, 4).await?;
     let mut direct = Direct::new(&service, 300)?;
     direct.send(600).await?;
     direct.check(PATIENCE).await?;
     let mut source = service.shard(0).await?;
-    sqlx::raw_sql("CREATE TABLE old_slot AS SELECT * FROM slot").execute(&mut source).await?;
+    sqlx::raw_sql(AssertSqlSafe(format!("CREATE TABLE old_slot AS {before}"))).execute(&mut source).await?;
     service.reshard(&Moves::to(2)).await?;
 
     workers[0].kill().await?;
@@ -70,7 +83,7 @@ async fn outcomes_that_came_from_another_shard_go_once_they_are_old_here() -> Re
     service.reshard(&Moves::to(2)).await?;
     let mut target = service.shard(1).await?;
     let count = async |target: &mut sqlx::PgConnection, of: &str| {
-        let statement = sqlx::AssertSqlSafe(format!("SELECT count(*) FROM {of}"));
+        let statement = AssertSqlSafe(format!("SELECT count(*) FROM {of}"));
         Ok::<i64, anyhow::Error>(sqlx::query_scalar(statement).fetch_one(target).await?)
     };
     let accounts = count(&mut target, "account").await?;

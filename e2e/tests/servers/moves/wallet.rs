@@ -7,6 +7,7 @@ use anyhow::{Result, ensure};
 use shardlane_e2e::movers::Moves;
 use shardlane_e2e::plain::{PlainService, Process};
 use shardlane_e2e::transfers::{Watch, check_shards, expected, random};
+use shardlane_operator::api::wallet_partition::WalletPartition;
 
 use super::deaths::one_after_another;
 use super::harm::there_and_back_in_spite_of_all;
@@ -14,7 +15,7 @@ use crate::wallet::{Wallet, spec};
 
 #[tokio::test]
 async fn money_survives_movers_that_die_at_every_step_on_the_way_up_and_down() -> Result<()> {
-    survives("widowed", 2, async |service, _| {
+    survives("widowed", 2, 0, async |service, _| {
         for partitions in [3, 2] {
             one_after_another(service, &Moves::to(partitions)).await?;
         }
@@ -25,17 +26,19 @@ async fn money_survives_movers_that_die_at_every_step_on_the_way_up_and_down() -
 
 #[tokio::test]
 async fn money_survives_workers_and_databases_that_are_lost_at_every_step() -> Result<()> {
-    survives("bruised", 1, async |service, workers| there_and_back_in_spite_of_all(service, workers).await).await
+    survives("bruised", 1, 2, async |service, workers| there_and_back_in_spite_of_all(service, workers).await).await
 }
 
 /// Has slots move between the shards of this many partitions and one more, while transfers go on; then every account holds what it
-/// should, and audits have closed and held all the time.
+/// should, and audits have closed and held all the time. So many shards have servers of their own.
 async fn survives(
     name: &str,
     partitions: u32,
+    servers: u32,
     moving: impl AsyncFnOnce(&PlainService, &mut [Process]) -> Result<()>,
 ) -> Result<()> {
-    let mut wallet = Wallet::start(name, spec(name, partitions, 6)).await?;
+    let service = PlainService::prepare_apart::<WalletPartition>(name, spec(name, partitions, 6), servers).await?;
+    let mut wallet = Wallet::of(service).await?;
     wallet.service.grow(partitions + 1).await?;
     let another = wallet.service.worker(partitions).await?;
     another.ready().await?;

@@ -182,7 +182,7 @@ pub async fn bring_delta(
     since: Since,
     turns: &mut Turns<'_>,
 ) -> Result<Brought, Trouble> {
-    let mut pieces = Pieces::of(source.copy_out_raw(&table.delta_out(slots, since)).await?);
+    let mut pieces = Pieces::of(patient(source.copy_out_raw(&table.delta_out(slots, since))).await?);
     let (mut brought, mut rows, mut more) = (Brought::default(), Columns::new(table.columns.len()), true);
     while more {
         more = match pieces.row().await? {
@@ -352,9 +352,9 @@ impl Load {
         }
         let mut bytes = std::mem::take(&mut self.bytes);
         bytes.extend_from_slice(&END);
-        let mut taker = target.copy_in_raw(into).await?;
+        let mut taker = patient(target.copy_in_raw(into)).await?;
         if let Err(error) = patient(taker.send(&*bytes)).await {
-            taker.abort(with_causes(&error)).await?;
+            patient(taker.abort(with_causes(&error))).await?;
             return Err(error);
         }
         let ends = Instant::now();
@@ -370,7 +370,7 @@ impl Load {
         turns: &mut Turns<'_>,
         copied: &(dyn Fn(u64) + Sync),
     ) -> Result<(), Trouble> {
-        let mut rows = Pieces::of(source.copy_out_raw(out).await?);
+        let mut rows = Pieces::of(patient(source.copy_out_raw(out)).await?);
         while self.fill(&mut rows, turns).await? {
             let Unloaded { rows, bytes, end } = self.unload(target.shard(), into).await?;
             copied(rows);

@@ -122,12 +122,16 @@ pub enum StepError {
     Passing(String),
 }
 
+/// By how much a hand-over raises a slot's epoch, which the fence has raised by one. A source that is taken back to a time under the
+/// fence undoes it, which raises the epoch by one too, and must still be the older one.
+pub const HANDED_OVER: i64 = 2;
+
 /// A fence, as it was set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fence {
     /// The last batch that may have written rows of the slots.
     pub batch: i64,
-    /// Where the slots stand, with their new epochs.
+    /// Where the slots stand, with the epochs that they have once they are handed over.
     pub standings: Standings,
 }
 

@@ -25,6 +25,8 @@ const PASSES: u32 = 8;
 /// How often it looks how far the source's relay is, before the fence and under it.
 const LOOK: Duration = Duration::from_millis(100);
 const GLANCE: Duration = Duration::from_millis(5);
+/// So often it looks before it says what it waits for.
+const LOOKS: u32 = 50;
 /// Batches that a relay may be behind when the fence is set. Large ones come twenty to fifty milliseconds apart.
 const NEAR: i64 = 8;
 
@@ -53,7 +55,10 @@ pub enum GroupError {
     #[error("a shard has failed over while it was copied")]
     FailedOver,
     /// The fence would last too long.
-    #[error("the source's relay has not published everything within {0:?} of the fence")]
+    #[error(
+        "the last rows and outcomes did not come over within {0:?} of the fence. The group was undone, nothing is lost, and it is \
+         tried again; a larger spec.resharding.fenceSeconds gives it longer"
+    )]
     TooLong(Duration),
     /// It is to stop.
     #[error("stopped")]
@@ -107,6 +112,12 @@ impl Approach {
         }
         false
     }
+}
+
+/// Whether a relay has little left to publish, or has by now published what there was when it was `seen` last: many small batches may
+/// be on their way at any time, each of them for a moment.
+fn is_soon_relayed(relayed: i64, batch: i64, seen: Option<i64>) -> bool {
+    batch - relayed <= NEAR || seen.is_some_and(|seen| relayed >= seen)
 }
 
 /// What moves one group.
@@ -188,11 +199,17 @@ impl<W: World, C: Clock> Mover<'_, W, C> {
                 break;
             }
         }
+        let (mut seen, mut looks) = (None, 0);
         loop {
             self.look_for_stop()?;
             let (relayed, batch) = self.world.relayed(attempt).await?;
-            if batch - relayed <= NEAR {
+            if is_soon_relayed(relayed, batch, seen) {
                 return Ok(last);
+            }
+            (seen, looks) = (Some(batch), looks + 1);
+            if looks > LOOKS {
+                let behind = batch - relayed;
+                self.progress.waits(attempt, &format!("the old worker has {behind} batches yet to publish"));
             }
             self.clock.sleep(LOOK).await;
             last = self.pass(attempt, &last, Haste::Hurried).await?;
@@ -286,6 +303,7 @@ impl<W: World, C: Clock> Mover<'_, W, C> {
     async fn go_back(&self, attempt: &Attempt) -> Result<(), GroupError> {
         // Whoever has taken over undoes it in his own way.
         let undone = self.undo(attempt).await;
+        self.progress.goes_on(attempt);
         let forgotten = self.forget(attempt).await;
         match undone.and(forgotten) {
             Err(GroupError::Step(StepError::Superseded(why))) => {
@@ -381,6 +399,14 @@ mod tests {
             Some((6, Haste::Hurried)),
             "the last ones give no way"
         );
+    }
+
+    #[test]
+    fn a_relay_is_waited_for_by_time_where_batches_are_many() {
+        assert!(is_soon_relayed(92, 100, None));
+        assert!(!is_soon_relayed(91, 100, None), "nothing is known of how fast it is");
+        assert!(!is_soon_relayed(99, 150, Some(100)), "it is long behind");
+        assert!(is_soon_relayed(100, 150, Some(100)), "it is not");
     }
 
     #[test]

@@ -22,8 +22,10 @@ use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::brief::Brief;
 use super::busy::{LogEnds, sample};
-use super::copy::{Load, Since, Table, Unloaded, bring_delta};
-use super::edges::{Attempt, Copied, Fence, Group, Lines, Pass, SlotRow, State, StepError, Sum, World, slots_of};
+use super::copy::{Load, Since, Table, Unloaded, bring_delta, patient};
+use super::edges::{
+    Attempt, Copied, Fence, Group, HANDED_OVER, Lines, Pass, SlotRow, State, StepError, Sum, World, slots_of,
+};
 use super::pace::{Density, Haste, Pace, Turns};
 use super::statements::{
     Pages, Place, Trouble, activate, change, compare_all, delete, epochs, expect, forget, last_batch, lock, lock_all,
@@ -281,7 +283,7 @@ impl PgWorld {
             let mut page = taken_in().get(&(partition, index)).copied().filter(|page| *page <= pages).unwrap_or(0);
             while page < pages {
                 let end = pages.min(page + turns.pages());
-                if !take_in_pages(shard, index, page..end).await? {
+                if !patient(take_in_pages(shard, index, page..end)).await? {
                     break;
                 }
                 taken_in().insert((partition, index), end);
@@ -335,9 +337,8 @@ impl PgWorld {
             // Without an index, all of the table is read once; with one, only what is new.
             if by_batch.replace(table.by_batch) != Some(table.by_batch) {
                 let scans = if table.by_batch { "off" } else { "on" };
-                sqlx::raw_sql(AssertSqlSafe(format!("SET LOCAL enable_seqscan = {scans}")))
-                    .execute(&mut *source)
-                    .await?;
+                let sets = AssertSqlSafe(format!("SET LOCAL enable_seqscan = {scans}"));
+                patient(sqlx::raw_sql(sets).execute(&mut *source)).await?;
             }
             let (slots, since) = (&attempt.group.slots, Since { after, last });
             let brought = bring_delta((&mut *source, &mut target), table, slots, since, &mut turns).await?;
@@ -468,7 +469,7 @@ impl World for PgWorld {
                 &format!("state = 'fenced', epoch = epoch + 1, fence_until = {until}"),
             )
             .await?;
-            rows.values_mut().for_each(|row| row.standing.epoch += 1);
+            rows.values_mut().for_each(|row| row.standing.epoch += 1 + HANDED_OVER);
             Ok(Fence { batch, standings: standings(&rows) })
         })
         .await
@@ -477,7 +478,10 @@ impl World for PgWorld {
     async fn hand_over(&self, attempt: &Attempt) -> Result<(), StepError> {
         self.transaction(attempt.group.from, async |shard| {
             lock(shard, attempt, &[State::Fenced]).await?;
-            let moved = format!("state = 'moved', moved_to = {}, fence_until = NULL", attempt.group.to);
+            let moved = format!(
+                "state = 'moved', moved_to = {}, fence_until = NULL, epoch = epoch + {HANDED_OVER}",
+                attempt.group.to
+            );
             change(shard, &attempt.group.slots, Some(&attempt.id), &moved).await
         })
         .await

@@ -182,17 +182,12 @@ impl Progress {
     /// A group has moved.
     pub fn done(&self, attempt: &Attempt) {
         let mut state = self.state();
-        let group = state.groups.remove(&attempt.id);
+        let stood = self.stood(&mut state, attempt);
         let slots = attempt.group.slots.len();
         state.moved += slots;
         state.to_move = state.to_move.saturating_sub(slots);
         state.problem = None;
         self.slots.inc_by(slots as u64);
-        let stood = group.and_then(|group| group.stood(Instant::now()));
-        if let Some((_, pause)) = &stood {
-            self.pauses.observe(pause.as_secs_f64());
-            state.longest_pause = state.longest_pause.max(*pause);
-        }
         let (from, to) = (attempt.group.from, attempt.group.to);
         let (steps_ms, pause_ms) = stood.map(|(steps, pause)| (steps, pause.as_millis())).unzip();
         tracing::info!(slots = ranges(&attempt.group.slots), from, to, pause_ms, steps_ms, "slots have moved");
@@ -205,11 +200,25 @@ impl Progress {
         let (from, to) = (attempt.group.from, attempt.group.to);
         tracing::warn!(slots = ranges(&attempt.group.slots), from, to, %error, "a group is given up and undone");
         let mut state = self.state();
-        state.groups.remove(&attempt.id);
-        if matches!(error, GroupError::Differs { .. }) {
+        if matches!(error, GroupError::Differs { .. } | GroupError::TooLong(_)) {
             state.problem = Some(("MoveUndone", error.to_string()));
         }
         self.tell(&mut state);
+    }
+
+    /// Its slots are worked on where they were before. They stood still until now if they were fenced.
+    pub fn goes_on(&self, attempt: &Attempt) {
+        let mut state = self.state();
+        self.stood(&mut state, attempt);
+        self.tell(&mut state);
+    }
+
+    /// Counts for how long a group stood still that does so no more: in each step, and altogether.
+    fn stood(&self, state: &mut State, attempt: &Attempt) -> Option<(String, Duration)> {
+        let stood = state.groups.remove(&attempt.id)?.stood(Instant::now())?;
+        self.pauses.observe(stood.1.as_secs_f64());
+        state.longest_pause = state.longest_pause.max(stood.1);
+        Some(stood)
     }
 
     /// What was moved is gone where it lay before.
@@ -263,5 +272,42 @@ impl State {
             "longestPauseMs": u64::try_from(self.longest_pause.as_millis()).unwrap_or(u64::MAX),
             "problem": self.problem.as_ref().map(|(reason, message)| json!({ "reason": reason, "message": message })),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use shardlane_runtime::metrics::Metrics;
+
+    use super::*;
+    use crate::moves::edges::Group;
+
+    fn attempt(id: &str) -> Attempt {
+        Attempt { id: id.to_owned(), group: Group { from: 0, to: 1, slots: vec![1] } }
+    }
+
+    #[test]
+    fn slots_that_stood_still_in_vain_count_until_they_go_on() {
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let progress = Progress::new(Health::starting(Arc::clone(&metrics), &[]), metrics.registry()).unwrap();
+        let (fenced, copied) = (attempt("fenced"), attempt("copied"));
+        progress.step(&copied, Step::Copying);
+        progress.undone(&copied, &GroupError::Stopped);
+        progress.goes_on(&copied);
+        assert_eq!((progress.pauses.get_sample_count(), progress.state().groups.len()), (0, 0));
+
+        progress.step(&fenced, Step::LastDelta);
+        let undone = Instant::now();
+        progress.undone(&fenced, &GroupError::TooLong(Duration::from_secs(4)));
+        assert_eq!((progress.pauses.get_sample_count(), progress.state().groups.len()), (0, 1));
+        while undone.elapsed().is_zero() {}
+        let least = undone.elapsed();
+        progress.goes_on(&fenced);
+        assert_eq!((progress.pauses.get_sample_count(), progress.state().groups.len()), (1, 0));
+        let state = progress.state();
+        assert!(state.longest_pause >= least, "{:?}", state.longest_pause);
+        assert_eq!(state.problem.as_ref().map(|(reason, _)| *reason), Some("MoveUndone"));
     }
 }

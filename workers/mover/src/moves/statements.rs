@@ -308,5 +308,5 @@ impl Pages {
 /// Deletes rows. Gives their number.
 pub async fn delete(shard: &mut PgConnection, table: &Table, pages: &Pages) -> sqlx::Result<u64> {
     let delete = sqlx::query(AssertSqlSafe(table.delete())).bind(&pages.slots).bind(&pages.from).bind(&pages.to);
-    Ok(delete.execute(shard).await?.rows_affected())
+    Ok(patient(delete.execute(shard)).await?.rows_affected())
 }

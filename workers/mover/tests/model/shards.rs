@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use rand::RngExt;
 use shardlane_mover::moves::edges::{
-    Attempt, Copied, Fence, Group, Lines, Pass, SlotRow, State, StepError, Sum, World as MoverWorld, slots_of,
+    Attempt, Copied, Fence, Group, HANDED_OVER, Lines, Pass, SlotRow, State, StepError, Sum, World as MoverWorld,
+    slots_of,
 };
 use shardlane_mover::moves::pace::Haste;
 use shardlane_runtime::hint::Hint;
@@ -419,7 +420,9 @@ impl MoverWorld for SimWorld {
                     (row.state, row.fence_until) = (State::Fenced, Some(until));
                     row.epoch += 1;
                 });
-                Ok(Fence { batch: db.batch, standings: standings(db, attempt) })
+                let mut standings = standings(db, attempt);
+                standings.values_mut().for_each(|standing| standing.epoch += HANDED_OVER);
+                Ok(Fence { batch: db.batch, standings })
             })
             .await?;
         self.say(|| format!("{} has fenced {:?}", attempt.id, fence.standings));
@@ -435,6 +438,7 @@ impl MoverWorld for SimWorld {
             lock(db, fault, attempt, &[State::Fenced])?;
             change(db, attempt, |row| {
                 (row.state, row.moved_to, row.fence_until) = (State::Moved, Some(attempt.group.to), None);
+                row.epoch += HANDED_OVER;
             });
             Ok(())
         })
