@@ -182,8 +182,9 @@ async fn start() -> Result<ExitCode> {
     let progress = Arc::new(Progress::new(health.clone(), metrics.registry())?);
     let fate = Fate { signal, points, passes: Mutex::default() };
     let (_running, serving) = Shutdown::by_hand();
+    let fenced = AtomicBool::new(false);
     tokio::select! {
         served = process::serve(argument("--status-port")?.parse()?, health.routes(), serving) => Ok(finish(served)),
-        moved = reshard_wrapped(&options, shutdown, progress, |world| Dying { world, fate, fenced: AtomicBool::new(false) }) => Ok(finish(moved)),
+        moved = reshard_wrapped(&options, shutdown, progress, |world| Dying { world, fate, fenced }) => Ok(finish(moved)),
     }
 }
