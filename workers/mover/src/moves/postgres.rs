@@ -35,8 +35,8 @@ use crate::shards::address;
 
 /// What a connection is told first. A copy takes as long as it takes, and its source waits while the mover rests, which the network
 /// must bear for longer than any rest takes; of a mover that is cut off the server learns by itself, and frees the rows that it has
-/// locked. What it writes goes to the disk a little at a time: left to the system for half a minute, all of it
-/// would go at once, and every commit would wait for that.
+/// locked. What it writes goes to the disk a little at a time: left to the system for half a minute, all of it would go at once, and
+/// every commit would wait for that.
 const SETUP: &str =
     "SET statement_timeout = 0; SET idle_in_transaction_session_timeout = '60s'; SET lock_timeout = '10s';
     SET tcp_user_timeout = '60s'; SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3;
